@@ -1,0 +1,66 @@
+"""motionrag: motion retrieval-augmented image-to-video generation (MotionRAG, arXiv 2509.26391).
+
+Public names are imported on first use, so that `import motionrag` stays quick and needs no GPU.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from motionrag.bases.attachment import AttachedAdapter, attach, new_adapter
+    from motionrag.errors import MotionRAGError
+    from motionrag.models.adapter import AdapterConfig, MotionAdapter
+    from motionrag.models.bundle import BundleConfig, MotionBundle
+    from motionrag.models.context import ContextConfig, MotionContextTransformer
+    from motionrag.models.resampler import PerceiverResampler, ResamplerConfig
+    from motionrag.types import BaseSpec, ScaleRange
+
+_EXPORTS = {
+    "AdapterConfig": "motionrag.models.adapter",
+    "AttachedAdapter": "motionrag.bases.attachment",
+    "BaseSpec": "motionrag.types",
+    "BundleConfig": "motionrag.models.bundle",
+    "ContextConfig": "motionrag.models.context",
+    "MotionAdapter": "motionrag.models.adapter",
+    "MotionBundle": "motionrag.models.bundle",
+    "MotionContextTransformer": "motionrag.models.context",
+    "MotionRAGError": "motionrag.errors",
+    "PerceiverResampler": "motionrag.models.resampler",
+    "ResamplerConfig": "motionrag.models.resampler",
+    "ScaleRange": "motionrag.types",
+    "attach": "motionrag.bases.attachment",
+    "new_adapter": "motionrag.bases.attachment",
+}
+
+__all__ = [
+    "AdapterConfig",
+    "AttachedAdapter",
+    "BaseSpec",
+    "BundleConfig",
+    "ContextConfig",
+    "MotionAdapter",
+    "MotionBundle",
+    "MotionContextTransformer",
+    "MotionRAGError",
+    "PerceiverResampler",
+    "ResamplerConfig",
+    "ScaleRange",
+    "__version__",
+    "attach",
+    "new_adapter",
+]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first asked for (PEP 562)."""
+    if name not in _EXPORTS:
+        raise AttributeError(f"module 'motionrag' has no attribute {name!r}")
+    return getattr(import_module(_EXPORTS[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,7 @@
+"""`python -m motionrag`: the same as the `motionrag` command."""
+
+import sys
+
+from motionrag.cli import main
+
+sys.exit(main())

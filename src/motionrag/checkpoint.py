@@ -1,0 +1,100 @@
+"""Weights on disk: safetensors + config.json with a fingerprint over both, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from motionrag.errors import MotionRAGError
+
+WEIGHTS_NAME = "model.safetensors"
+CONFIG_NAME = "config.json"
+
+
+def fingerprint(state: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> str:
+    """SHA-256, as 64 hex digits, over every tensor's name, dtype, shape and bytes, and over the config."""
+    digest = hashlib.sha256(json.dumps(config or {}, sort_keys=True).encode())
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"\n{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def save(folder: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
+    """Write weights, config and their fingerprint into an existing folder."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    save_file(tensors, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+    document = {**config, "fingerprint": fingerprint(tensors, config)}
+    (folder / CONFIG_NAME).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+
+
+def load(weights: Path, config: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save` wrote.
+
+    Returns:
+        The tensors, on the CPU, and the config without its fingerprint.
+
+    Raises:
+        MotionRAGError: If a file is missing, unreadable, or not what was saved.
+    """
+    try:
+        document = json.loads(config.read_text(encoding="utf-8"))
+        state = load_file(weights)
+    except FileNotFoundError as error:
+        raise MotionRAGError(f"{error.filename or weights}: no such file") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise MotionRAGError(f"{config}: not valid JSON ({error})") from error
+    except SafetensorError as error:
+        raise MotionRAGError(f"{weights}: damaged or cut short ({error}); fetch or save it again") from error
+    expected = document.pop("fingerprint", None)
+    if expected is None:
+        raise MotionRAGError(f"{config}: has no fingerprint, so it was not saved by motionrag")
+    if fingerprint(state, document) != expected:
+        raise MotionRAGError(
+            f"{weights.parent}: {weights.name} and {config.name} do not belong together, or one was changed "
+            "or cut short since they were saved; fetch or save them again"
+        )
+    return state, document
+
+
+def load_strict(module: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Load every tensor of a module, no more and no less; parameters take over the given tensors.
+
+    Raises:
+        MotionRAGError: If a key is missing or left over, or a shape differs; all of them are named.
+    """
+    try:
+        module.load_state_dict(dict(state), strict=True, assign=True)
+    except RuntimeError as error:
+        raise MotionRAGError(f"{where}: {error}") from error
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder` that takes its place, or whose files move into it, once all are written.
+
+    If the block fails, the temporary folder is removed and `folder` stays as it was.
+    """
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if folder.exists():
+            for file in temporary.iterdir():
+                os.replace(file, folder / file.name)
+        else:
+            os.rename(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

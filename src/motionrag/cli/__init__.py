@@ -1,0 +1,35 @@
+"""The command line: `motionrag VERB`; the verb is the module that carries it out."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from motionrag import __version__
+from motionrag.errors import MotionRAGError
+
+VERBS = {"convert": "turn published checkpoints into a bundle"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; errors meant for people are one line on standard error and exit code 1."""
+    parser = argparse.ArgumentParser(
+        prog="motionrag", description="Motion retrieval-augmented image-to-video generation."
+    )
+    parser.add_argument("--version", action="version", version=f"motionrag {__version__}")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
+    for verb, summary in VERBS.items():
+        module = import_module(f"motionrag.cli.{verb}")
+        module.add_arguments(verbs.add_parser(verb, help=summary, description=module.__doc__))
+    arguments = parser.parse_args(argv)
+    try:
+        import_module(f"motionrag.cli.{arguments.verb}").run(arguments)
+    except (MotionRAGError, OSError) as error:
+        print(f"motionrag {arguments.verb}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"motionrag {arguments.verb}: interrupted", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,1 @@
+"""Published MotionRAG checkpoints to bundles, with an account of every key."""

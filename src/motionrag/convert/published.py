@@ -1,0 +1,200 @@
+"""Published checkpoint files to a bundle: sizes read off the tensors, every key accounted for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from motionrag import checkpoint
+from motionrag.convert.keys import Target, target_of
+from motionrag.convert.reader import read_checkpoint
+from motionrag.errors import MotionRAGError
+from motionrag.models.adapter import AdapterConfig
+from motionrag.models.bundle import BundleConfig, MotionBundle
+from motionrag.models.context import ContextConfig
+from motionrag.models.resampler import ResamplerConfig
+
+START = "context.start"
+
+
+@dataclass(frozen=True)
+class KeyReport:
+    """One line of the account: what became of a key."""
+
+    file: str
+    """Name of the file; empty for a key that no file holds."""
+    key: str
+    """Name in the file."""
+    action: str
+    """"mapped", "derived", "overridden" or "dropped"."""
+    name: str
+    """Name in the bundle; empty for a dropped key."""
+    shape: tuple[int, ...]
+    """Shape of the tensor."""
+    note: str = ""
+    """The reason, or where a derived value comes from."""
+
+
+@dataclass(frozen=True)
+class _File:
+    path: Path
+    tensors: dict[str, Tensor]
+    targets: dict[str, Target]
+
+    @property
+    def bases(self) -> set[str]:
+        return {target.base for target in self.targets.values() if target.base}
+
+    @property
+    def rank(self) -> int:
+        """Later training stages override earlier ones: resampler, then transformer, then adapter file."""
+        if self.bases:
+            return 2
+        return int(any(target.name == "context.encoder.layers.0.norm1.weight" for target in self.targets.values()))
+
+
+def convert(
+    paths: Sequence[Path], *, base: str | None = None, head_dim: int = 64, seed: int = 0
+) -> tuple[MotionBundle, list[KeyReport]]:
+    """Turn published checkpoint files of one base model into a bundle.
+
+    Args:
+        paths: The files, in any order; where they hold the same part, the later training stage counts.
+        base: The base model they must be of; None takes what the adapter's keys say.
+        head_dim: Width of an attention head in resamplers and transformer (64 in all published files).
+        seed: Seed of the start token if no file holds one.
+
+    Returns:
+        The bundle, in float32, and a report on every key of every file.
+
+    Raises:
+        MotionRAGError: If a file cannot be read safely, is of another base, holds nothing of the method, or
+            if parts are missing or do not fit together.
+    """
+    files = sorted((_read(Path(path)) for path in paths), key=lambda file: file.rank)
+    base = _one_base(files, base)
+    state, reports = _merge(files)
+    config = _config(state, base, head_dim)
+    if START not in state:
+        state[START] = _start_token(config.context, seed)
+        shape = tuple(state[START].shape)
+        note = f"no file holds a start token; drawn from N(0, 1/D) with seed {seed}"
+        reports.append(KeyReport("", "sos_token", "derived", START, shape, note))
+    with torch.device("meta"):
+        bundle = MotionBundle(config)
+    checkpoint.load_strict(bundle, state, where=", ".join(file.path.name for file in files))
+    return bundle, reports
+
+
+def _read(path: Path) -> _File:
+    tensors = read_checkpoint(path)
+    file = _File(path, tensors, {key: target_of(key) for key in tensors})
+    if not any(target.name for target in file.targets.values()):
+        raise MotionRAGError(
+            f"{path}: none of its {len(tensors)} keys belongs to MotionRAG (the first is {next(iter(tensors))!r}); "
+            "wanted are motion_proj.ckpt, motion_transformer.ckpt and Motion-Adapter.ckpt"
+        )
+    return file
+
+
+def _one_base(files: Sequence[_File], wanted: str | None) -> str:
+    found = {base: file.path for file in files for base in file.bases}
+    if not found:
+        raise MotionRAGError("no adapter among the files: add the base's Motion-Adapter.ckpt")
+    if wanted is not None and set(found) != {wanted}:
+        other = next(base for base in found if base != wanted)
+        raise MotionRAGError(f"{found[other]}: an adapter for {other}, not for {wanted}")
+    if len(found) > 1:
+        raise MotionRAGError(
+            "adapters of several bases: " + ", ".join(f"{path.name} is for {base}" for base, path in found.items())
+        )
+    return next(iter(found))
+
+
+def _merge(files: Sequence[_File]) -> tuple[dict[str, Tensor], list[KeyReport]]:
+    state: dict[str, Tensor] = {}
+    reports: list[KeyReport] = []
+    source: dict[str, int] = {}
+    for file in files:
+        for key, target in file.targets.items():
+            action, shape = "mapped" if target.name else "dropped", tuple(file.tensors[key].shape)
+            report = KeyReport(file.path.name, key, action, target.name or "", shape, target.note)
+            if target.name:
+                if target.name in state:
+                    earlier = source[target.name]
+                    note = f"a later stage's value is in {file.path.name}"
+                    reports[earlier] = replace(reports[earlier], action="overridden", note=note)
+                state[target.name] = file.tensors[key].float()
+                source[target.name] = len(reports)
+            reports.append(report)
+    return state, reports
+
+
+def _config(state: Mapping[str, Tensor], base: str, head_dim: int) -> BundleConfig:
+    motion = _resampler_config(state, "motion_resampler", head_dim, "motion_proj.ckpt")
+    appearance = _resampler_config(state, "appearance_resampler", head_dim, "motion_transformer.ckpt")
+    layers = _count(state, r"context\.encoder\.layers\.(\d+)\.")
+    if not layers:
+        raise MotionRAGError("the files hold no context transformer: add motion_transformer.ckpt")
+    feed_forward, width = state["context.encoder.layers.0.linear1.weight"].shape
+    context = ContextConfig(
+        width=width,
+        queries=motion.queries,
+        layers=layers,
+        heads=_heads(width, head_dim),
+        feed_forward=feed_forward,
+    )
+    sites = {
+        name.split(".")[2].replace("/", "."): tensor.shape[0]
+        for name, tensor in state.items()
+        if name.startswith("adapter.") and name.endswith(".to_q.weight")
+    }
+    motion_dim = next(t.shape[1] for name, t in state.items() if name.endswith(".to_k.weight") and "adapter" in name)
+    return BundleConfig(
+        adapter=AdapterConfig(base=base, motion_dim=motion_dim, sites=sites),
+        motion_resampler=motion,
+        appearance_resampler=appearance,
+        context=context,
+    )
+
+
+def _resampler_config(state: Mapping[str, Tensor], part: str, head_dim: int, file: str) -> ResamplerConfig:
+    needed = [f"{part}.latents", f"{part}.proj_in.weight", f"{part}.proj_out.weight"]
+    first = [f"{part}.blocks.0.attention.to_q.weight", f"{part}.blocks.0.feed_forward.up.weight"]
+    if not all(name in state for name in needed + first):
+        raise MotionRAGError(f"the files hold no complete {part.replace('_', ' ')}: add {file}")
+    latents, proj_in, proj_out = (state[name] for name in needed)
+    to_q, up = (state[name] for name in first)
+    return ResamplerConfig(
+        input_dim=proj_in.shape[1],
+        width=proj_in.shape[0],
+        depth=_count(state, rf"{part}\.blocks\.(\d+)\."),
+        heads=_heads(to_q.shape[0], head_dim),
+        head_dim=head_dim,
+        queries=latents.shape[1],
+        output_dim=proj_out.shape[0],
+        ff_mult=up.shape[0] // proj_in.shape[0],
+    )
+
+
+def _count(state: Mapping[str, Tensor], pattern: str) -> int:
+    return len({match[1] for name in state if (match := re.match(pattern, name))})
+
+
+def _heads(width: int, head_dim: int) -> int:
+    if width % head_dim:
+        raise MotionRAGError(
+            f"attention {width} wide does not divide into heads of {head_dim}: give the right --head-dim"
+        )
+    return width // head_dim
+
+
+def _start_token(config: ContextConfig, seed: int) -> Tensor:
+    """As the published code initialises it: normal, standard deviation 1/sqrt(D)."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(1, config.queries, config.width, generator=generator) / config.width**0.5

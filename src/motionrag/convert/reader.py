@@ -1,0 +1,63 @@
+"""Reading a published checkpoint safely: a PyTorch pickle holding tensors and nothing that could run."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from motionrag.errors import MotionRAGError
+
+_ZIP = b"PK\x03\x04"
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint file, memory-mapped where the format allows.
+
+    Takes a bare state dict (`motion_proj.ckpt`) or one under the key `state_dict` (the others).
+
+    Raises:
+        MotionRAGError: If the file is missing, cut short, not a PyTorch checkpoint, carries Python objects
+            other than tensors and plain containers (they are never loaded), or holds a non-finite weight.
+    """
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(_ZIP))
+        if magic == _ZIP and not zipfile.is_zipfile(path):
+            raise MotionRAGError(f"{path}: cut short (its end is missing); download it again")
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=magic == _ZIP)
+    except pickle.UnpicklingError as error:
+        raise MotionRAGError(_refusal(path, error)) from error
+    except (RuntimeError, EOFError, OSError) as error:
+        if isinstance(error, FileNotFoundError):
+            raise MotionRAGError(f"{path}: no such file") from error
+        raise MotionRAGError(f"{path}: damaged or not a PyTorch checkpoint; download it again") from error
+    return _tensors(path, content)
+
+
+def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
+    """Why torch's restricted unpickler would not read a file, in words for people."""
+    if "Unsupported" in str(error) or "Trying to" in str(error):
+        return (
+            f"{path}: refused, it carries Python objects or code beside tensors. A published checkpoint does not; "
+            "get the file from its authors again"
+        )
+    return f"{path}: damaged or not a PyTorch checkpoint; download it again"
+
+
+def _tensors(path: Path, content: object) -> dict[str, Tensor]:
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not content:
+        raise MotionRAGError(f"{path}: holds no state dict")
+    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+    if not tensors:
+        raise MotionRAGError(f"{path}: holds no tensors")
+    broken = [key for key, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise MotionRAGError(f"{path}: {len(broken)} tensors are not finite, the first is {broken[0]!r}")
+    return tensors

@@ -1,0 +1,1 @@
+"""The method itself, in torch alone: resamplers, Motion Context Transformer, Motion-Adapter, bundle."""

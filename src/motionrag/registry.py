@@ -1,0 +1,26 @@
+"""Names of the base models and where each one's spec lives; a spec is imported on first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from motionrag.errors import MotionRAGError, did_you_mean
+from motionrag.types import BaseSpec
+
+BASES = {
+    "cogvideox": "motionrag.bases.cogvideox:SPEC",
+    "svd": "motionrag.bases.svd:SPEC",
+}
+
+
+def base_spec(name: str) -> BaseSpec:
+    """The spec of a base model by its short name.
+
+    Raises:
+        MotionRAGError: If no base has that name; the message names the nearest one.
+    """
+    if name not in BASES:
+        raise MotionRAGError(f"no base model named {name!r}{did_you_mean(name, BASES)}")
+    module, attribute = BASES[name].split(":")
+    spec: BaseSpec = getattr(import_module(module), attribute)
+    return spec
