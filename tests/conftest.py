@@ -38,6 +38,11 @@ class Runner:
         if self.base == "svd":
             options |= {"max_guidance_scale": 3.0 if guided else 1.0, "noise_aug_strength": 0.0}
             options |= {"num_frames": frames or 3, "num_videos_per_prompt": videos}
+            # its pipeline draws image noise from some of the generators only: give the latents themselves
+            shape = (1, options["num_frames"], 4, size // 2, size // 2)
+            options["latents"] = torch.cat([torch.randn(shape, generator=generator) for generator in generators]).to(
+                self.pipe.unet.dtype
+            )
             return self.pipe([self.image] * batch, **options).frames
         options |= {
             "guidance_scale": 3.0 if guided else 1.0,
@@ -47,7 +52,7 @@ class Runner:
         options |= {"prompt_embeds": testing.random_tensor(1, 6, 12, seed=5).repeat(batch * videos, 1, 1)}
         options |= {"negative_prompt_embeds": testing.random_tensor(1, 6, 12, seed=6).repeat(batch * videos, 1, 1)}
         return self.pipe(
-            self.image,
+            [self.image] * (batch * videos),
             **{k: v.to(self.pipe.transformer.dtype) if torch.is_tensor(v) else v for k, v in options.items()},
         ).frames
 

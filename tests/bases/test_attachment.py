@@ -1,0 +1,346 @@
+"""The adapter on tiny but real diffusers pipelines: exact when idle, right in every layout of rows."""
+
+import re
+
+import pytest
+import torch
+
+import motionrag
+from motionrag import MotionRAGError, ScaleRange, testing
+from motionrag.models.adapter import AdapterSite
+
+CLOSE = {"atol": 1e-4, "rtol": 1e-4}  # of whole pipeline runs, in [0, 1]; other motion differs by over 1e-2
+
+
+def attached_with_noise(runner):
+    adapter = motionrag.new_adapter(runner.pipe, runner.base, motion_dim=16)
+    testing.random_weights(adapter)
+    return motionrag.attach(runner.pipe, adapter)
+
+
+def denoiser_of(runner):
+    return runner.pipe.unet if runner.base == "svd" else runner.pipe.transformer
+
+
+def denoiser_inputs(runner, batch, frames=3, size=8, dtype=torch.float32):
+    """Arguments of one call of the bare denoiser."""
+
+    def noise(*shape, seed):
+        return testing.random_tensor(*shape, seed=seed).to(dtype)
+
+    if runner.base == "svd":
+        return {
+            "sample": noise(batch, frames, 8, size, size, seed=1),
+            "timestep": torch.tensor(0.7),
+            "encoder_hidden_states": noise(batch, 1, 16, seed=2),
+            "added_time_ids": noise(batch, 3, seed=3),
+        }
+    tokens = frames * (size // 2) ** 2
+    angle = testing.random_tensor(tokens, 16, seed=4)
+    return {
+        "hidden_states": noise(batch, frames, 8, size, size, seed=1),
+        "encoder_hidden_states": noise(batch, 6, 12, seed=2),
+        "timestep": torch.full((batch,), 400),
+        "image_rotary_emb": (angle.cos(), angle.sin()),
+    }
+
+
+def test_a_new_adapter_leaves_the_base_bit_for_bit(runner, motion, null):
+    bare = runner()
+    attached = motionrag.attach(runner.pipe, motionrag.new_adapter(runner.pipe, runner.base, motion_dim=16))
+    with attached.condition(motion, null):
+        assert torch.equal(runner(), bare)
+
+
+def test_scale_zero_is_the_bare_base_bit_for_bit(runner, motion, null):
+    bare = runner()
+    attached = attached_with_noise(runner)
+    with attached.condition(motion, null, scale=0.0):
+        assert torch.equal(runner(), bare)
+    with attached.condition(motion, null, scale=[ScaleRange(scale=0.0)]):
+        assert torch.equal(runner(), bare)
+    assert torch.equal(runner(), bare), "outside a block the adapter must be idle"
+    with attached.condition(motion, null):
+        assert not torch.allclose(runner(), bare, atol=1e-3)
+
+
+def test_detach_restores_outputs_keys_and_hooks(runner, motion, null):
+    denoiser = denoiser_of(runner)
+    bare, keys = runner(), list(denoiser.state_dict())
+
+    def hook_count():
+        return sum(len(module._forward_pre_hooks) for module in denoiser.modules())
+
+    assert hook_count() == 0
+    attached = attached_with_noise(runner)
+    assert list(denoiser.state_dict()) == keys
+    with attached.condition(motion, null):
+        runner()
+    attached.detach()
+    assert hook_count() == 0
+    assert torch.equal(runner(), bare)
+    with attached_with_noise(runner):
+        assert hook_count() > 0
+    assert hook_count() == 0
+
+
+def test_keys_and_values_are_computed_once_a_run(runner, motion, null, monkeypatch):
+    attached = attached_with_noise(runner)
+    calls = []
+    fold = AdapterSite.fold
+    monkeypatch.setattr(AdapterSite, "fold", lambda site, *a: calls.append(site) or fold(site, *a))
+    with attached.condition(motion, null, scale=[ScaleRange(scale=0.2, end_scale=1.0)]):
+        runner(steps=4)
+        runner(steps=3)
+    assert len(calls) == len(attached._adapter.config.sites)
+
+
+def test_cached_equals_uncached(runner, motion):
+    """Under autograd with a trainable adapter keys and values are computed at each call; else kept."""
+    adapter = motionrag.new_adapter(runner.pipe, runner.base, motion_dim=16)
+    testing.random_weights(adapter)
+    denoiser = denoiser_of(runner)
+    inputs = denoiser_inputs(runner, batch=1)
+    with motionrag.attach(denoiser, adapter) as attached, attached.condition(motion, scale=0.7):
+        live = denoiser(**inputs).sample.detach()
+        with torch.no_grad():
+            first, second = denoiser(**inputs).sample, denoiser(**inputs).sample
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, live, atol=1e-6, rtol=1e-5)
+
+
+class TwoCalls(torch.nn.Module):
+    """Guidance as some bases do it: one call of the denoiser without motion, one with it."""
+
+    def __init__(self, denoiser, attached, null, motion):
+        super().__init__()
+        self.denoiser, self.attached, self.tokens = denoiser, attached, (null, motion)
+
+    def __getattr__(self, name):
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.denoiser, name)
+
+    def forward(self, *args, **kwargs):
+        rows = args[0].shape[0] if args else kwargs["hidden_states"].shape[0]
+
+        def half(value, i):
+            whole = isinstance(value, torch.Tensor) and value.ndim and value.shape[0] == rows
+            return value.chunk(2)[i] if whole else value
+
+        out = []
+        for i, tokens in enumerate(self.tokens):
+            with self.attached.condition(tokens):
+                call = {key: half(value, i) for key, value in kwargs.items()}
+                out.append(self.denoiser(*(half(value, i) for value in args), **call)[0])
+        return (torch.cat(out),)
+
+
+def test_one_call_guidance_equals_two_calls(runner, motion, null):
+    attached = attached_with_noise(runner)
+    with attached.condition(motion, null):
+        one = runner(steps=3)
+    attached.detach()
+    denoiser, adapter = denoiser_of(runner), attached._adapter
+    two_calls = TwoCalls(denoiser, motionrag.attach(denoiser, adapter), null, motion)
+    setattr(runner.pipe, "unet" if runner.base == "svd" else "transformer", two_calls)
+    torch.testing.assert_close(runner(steps=3), one, **CLOSE)
+
+
+@pytest.mark.parametrize("guided", [True, False])
+@pytest.mark.parametrize(("frames", "size"), [(None, 16), (5, 32)])
+def test_each_prompt_of_a_batch_gets_its_own_motion(runner, null, guided, frames, size):
+    motions = testing.random_tensor(3, 5, 16, seed=21)
+    options = {"guided": guided, "frames": frames, "size": size}
+    attached = attached_with_noise(runner)
+    with attached.condition(motions, null):
+        together = runner(batch=3, **options)
+    for i in range(3):
+        with attached.condition(motions[i : i + 1], null):
+            alone = runner(seed=1 + i, **options)
+        torch.testing.assert_close(together[i], alone[0], **CLOSE)
+    assert not torch.allclose(together[0], together[1], atol=1e-2)
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_several_videos_a_prompt_share_its_motion(runner, null, guided):
+    """SVD takes them as `num_videos_per_prompt`; CogVideoX's pipeline only as repeated prompts."""
+    motions = testing.random_tensor(2, 5, 16, seed=22)
+    attached = attached_with_noise(runner)
+    with attached.condition(motions, null):
+        together = runner(batch=2, videos=2, guided=guided)
+    for i in range(4):
+        with attached.condition(motions[i // 2 : i // 2 + 1], null):
+            alone = runner(seed=1 + i, guided=guided)
+        torch.testing.assert_close(together[i], alone[0], **CLOSE)
+
+
+def test_guidance_may_change_between_runs_of_a_block(runner, motion, null):
+    attached = attached_with_noise(runner)
+    alone = []
+    for guided in (True, False):
+        with attached.condition(motion, null):
+            alone.append(runner(guided=guided))
+    with attached.condition(motion, null):
+        assert torch.equal(runner(guided=True), alone[0])
+        assert torch.equal(runner(guided=False), alone[1])
+
+
+def test_dynamic_guidance_of_cogvideox(image, motion, null):
+    """Its weight moves during the run, below 1 too; the layout of rows does not."""
+    from tests.conftest import build
+
+    runner = build("cogvideox", image)
+    with attached_with_noise(runner).condition(motion, null):
+        out = runner(steps=4, use_dynamic_cfg=True)
+    assert out.isfinite().all()
+
+
+def test_fused_tokens_may_be_longer_than_the_null_tokens(runner, null):
+    """The concatenation fusion: attending to a repeated null is attending to it once."""
+    motion = testing.random_tensor(1, 5, 16, seed=23)
+    attached = attached_with_noise(runner)
+    with attached.condition(motion, null):
+        once = runner()
+    with attached.condition(motion.repeat(1, 3, 1), null):
+        torch.testing.assert_close(runner(), once, **CLOSE)
+
+
+def test_scale_by_site(runner, motion, null):
+    attached = attached_with_noise(runner)
+    first, *others = attached._adapter.config.sites
+    with attached.condition(motion, null, scale=[ScaleRange(scale=0.5, sites=first)]):
+        one_site = runner()
+    for name in others:
+        torch.nn.init.zeros_(attached._adapter.site(name).to_v.weight)
+    with attached.condition(motion, null, scale=0.5):
+        torch.testing.assert_close(one_site, runner(), atol=1e-6, rtol=0)
+
+
+def test_scale_by_step(runner, motion, null):
+    """Covered steps are conditioned, the others are the bare base bit for bit."""
+    attached = attached_with_noise(runner)
+    denoiser, calls = denoiser_of(runner), []
+    record = denoiser.register_forward_hook(
+        lambda module, args, kwargs, out: calls.append((args, kwargs, out[0])), with_kwargs=True
+    )
+    with attached.condition(motion, null, scale=[ScaleRange(scale=1.0, start=0.25, end=0.75)]):
+        runner(steps=4)
+    record.remove()
+    with torch.no_grad():
+        same = [torch.equal(denoiser(*args, **kwargs)[0], out) for args, kwargs, out in calls]
+    assert same == [True, False, False, True]
+
+
+def test_whole_range_equals_plain_scale(runner, motion, null):
+    attached = attached_with_noise(runner)
+    with attached.condition(motion, null, scale=0.6):
+        plain = runner(steps=3)
+    with attached.condition(motion, null, scale=[ScaleRange(scale=0.6)]):
+        assert torch.equal(runner(steps=3), plain)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(runner, motion, dtype):
+    """Conditioned results are as near to float32 as the bare base's are."""
+    denoiser = denoiser_of(runner)
+    adapter = motionrag.new_adapter(denoiser, runner.base, motion_dim=16)
+    testing.random_weights(adapter)
+    errors = []
+    for tokens in (None, motion):
+        outputs = []
+        for precision in (torch.float32, dtype):
+            denoiser.to(precision)
+            inputs = denoiser_inputs(runner, batch=1, dtype=precision)
+            with torch.no_grad(), motionrag.attach(denoiser, adapter) as attached:
+                if tokens is None:
+                    outputs.append(denoiser(**inputs).sample)
+                else:
+                    with attached.condition(tokens):
+                        outputs.append(denoiser(**inputs).sample)
+        assert outputs[1].dtype == dtype
+        errors.append((outputs[1].float() - outputs[0]).abs().max().item() / outputs[0].abs().max().item())
+        denoiser.to(torch.float32)
+    assert errors[1] < 3 * errors[0] + 1e-3, f"bare {errors[0]:.1e}, conditioned {errors[1]:.1e}"
+
+
+def test_half_precision_pipeline(runner, motion, null):
+    runner.pipe.to(torch.bfloat16)
+    with attached_with_noise(runner).condition(motion, null):
+        assert runner().isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"motion": (1, 5, 8)}, "this adapter takes [B,Q,16]"),
+        ({"null": (2, 5, 16)}, "want [1,Q,16]"),
+        ({"null": (1, 3, 16)}, "want [1,Q,16]"),
+        ({"motion": (3, 5, 16)}, "do not divide"),
+        ({"null": None}, "pass null=..."),
+    ],
+)
+def test_wrong_tokens_are_refused(runner, options, message):
+    shapes = {"motion": (1, 5, 16), "null": (1, 5, 16), **options}
+    tokens = {name: shape and torch.zeros(shape) for name, shape in shapes.items()}
+    attached = attached_with_noise(runner)
+    with pytest.raises(MotionRAGError, match=re.escape(message)), attached.condition(**tokens):
+        runner()
+    runner()  # idle again
+
+
+def test_nested_blocks_are_refused(runner, motion, null):
+    attached = attached_with_noise(runner)
+    with (
+        attached.condition(motion, null),
+        pytest.raises(MotionRAGError, match="already open"),
+        attached.condition(motion, null),
+    ):
+        pass
+    with attached.condition(motion, null):
+        runner()
+
+
+def test_a_second_adapter_is_refused_until_the_first_is_gone(runner):
+    attached = attached_with_noise(runner)
+    with pytest.raises(MotionRAGError, match="already attached"):
+        attached_with_noise(runner)
+    attached.detach()
+    attached_with_noise(runner)
+
+
+def test_another_base_or_size_is_refused(image):
+    from tests.conftest import build
+
+    svd, cog = build("svd", image), build("cogvideox", image)
+    adapter = motionrag.new_adapter(svd.pipe, "svd", motion_dim=16)
+    with pytest.raises(MotionRAGError, match="made for svd"):
+        motionrag.attach(cog.pipe, adapter)
+    larger = motionrag.new_adapter(testing.tiny_svd(channels=(64, 64)), "svd", motion_dim=16)
+    with pytest.raises(MotionRAGError, match="another size"):
+        motionrag.attach(svd.pipe, larger)
+    deeper = motionrag.new_adapter(testing.tiny_cogvideox(layers=3), "cogvideox", motion_dim=16)
+    with pytest.raises(MotionRAGError, match="no attention layer"):
+        motionrag.attach(cog.pipe, deeper)
+    with pytest.raises(MotionRAGError, match="did you mean 'cogvideox'"):
+        motionrag.new_adapter(cog.pipe, "cogvideo")
+
+
+def test_scale_ranges_need_the_pipeline(runner, motion):
+    denoiser = denoiser_of(runner)
+    adapter = motionrag.new_adapter(denoiser, runner.base, motion_dim=16)
+    with (
+        motionrag.attach(denoiser, adapter) as attached,
+        pytest.raises(MotionRAGError, match="attach to the pipeline"),
+        attached.condition(motion, scale=[ScaleRange(scale=1.0)]),
+    ):
+        pass
+
+
+def test_the_denoiser_called_outside_its_pipeline(runner, motion):
+    attached = attached_with_noise(runner)
+    if runner.base == "svd":
+        pytest.skip("diffusers' SVD pipeline names its guidance before the first run")
+    with attached.condition(motion), pytest.raises(MotionRAGError, match="outside its pipeline"):
+        denoiser_of(runner)(**denoiser_inputs(runner, batch=1))
