@@ -170,7 +170,7 @@ def test_folded_attention_is_the_plain_formula(R, N, heads, queries):
 def test_folded_attention_is_as_exact_in_half_precision(dtype):
     """Folding must not cost precision: errors against float64 stay near those of the plain formula.
 
-    At the published head size and token count, with logits of a spread of 4.
+    At the published head size and token count, with logits of a standard deviation of 2.
     """
     site = AdapterSite(width=256, motion_dim=64)
     random_weights(site, std=0.125)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from motionrag.errors import MotionRAGError
 
-_ZIP = b"PK\x03\x04"
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -27,26 +29,25 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:
             magic = file.read(len(_ZIP))
-        if magic == _ZIP and not zipfile.is_zipfile(path):
-            raise MotionRAGError(f"{path}: cut short (its end is missing); download it again")
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=magic == _ZIP)
+    except FileNotFoundError as error:
+        raise MotionRAGError(f"{path}: no such file") from error
+    if magic == _ZIP and not zipfile.is_zipfile(path):
+        raise MotionRAGError(f"{path}: cut short (its end is missing); download it again")
+    if magic != _ZIP and not magic.startswith(_PICKLE):
+        raise MotionRAGError(f"{path}: not a PyTorch checkpoint; download it again")
+    try:
+        with warnings.catch_warnings():  # about pickle protocols; the file is refused or read
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=magic == _ZIP)
     except pickle.UnpicklingError as error:
-        raise MotionRAGError(_refusal(path, error)) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise MotionRAGError(f"{path}: no such file") from error
-        raise MotionRAGError(f"{path}: damaged or not a PyTorch checkpoint; download it again") from error
+        found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
+        raise MotionRAGError(
+            f"{path}: refused, it carries Python objects or code{f' ({found[1]})' if found else ''} and not just "
+            "tensors; nothing of it was run. Get the file from its authors"
+        ) from error
+    except (RuntimeError, EOFError) as error:
+        raise MotionRAGError(f"{path}: damaged; download it again") from error
     return _tensors(path, content)
-
-
-def _refusal(path: Path, error: pickle.UnpicklingError) -> str:
-    """Why torch's restricted unpickler would not read a file, in words for people."""
-    if "Unsupported" in str(error) or "Trying to" in str(error):
-        return (
-            f"{path}: refused, it carries Python objects or code beside tensors. A published checkpoint does not; "
-            "get the file from its authors again"
-        )
-    return f"{path}: damaged or not a PyTorch checkpoint; download it again"
 
 
 def _tensors(path: Path, content: object) -> dict[str, Tensor]:

@@ -73,13 +73,14 @@ def inject(hidden: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     Raises:
         MotionRAGError: If N is not a multiple of R.
     """
-    (N, L, W), R, Q = hidden.shape, keys.shape[0], values.shape[1]
+    N, R, Q = hidden.shape[0], keys.shape[0], values.shape[1]
     if N % R:
         raise MotionRAGError(f"{N} hidden rows cannot be shared among {R} rows of motion tokens")
-    h = hidden.reshape(R, N // R * L, W)
-    scores = torch.bmm(keys, h.transpose(1, 2)).view(len(values), Q, -1)
+    h = rearrange(hidden, "(r n) l w -> r w (n l)", r=R)
+    scores = torch.bmm(keys, h).view(len(values), Q, -1)
     attended = torch.bmm(scores.softmax(dim=1).transpose(1, 2), values)
-    return hidden + rearrange(attended, "(r h) n d -> r n (h d)", r=R).view(N, L, W)
+    h = rearrange(h, "r (h d) n -> r h n d", d=values.shape[2])
+    return rearrange(h + attended.view(h.shape), "r h (n l) d -> (r n) l (h d)", n=N // R)
 
 
 class MotionAdapter(nn.Module):

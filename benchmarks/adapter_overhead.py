@@ -1,0 +1,311 @@
+"""What the attached adapter adds to one denoising step: time and memory, as ratios to the bare base.
+
+For each size a real diffusers denoiser with random weights runs one guided step (two rows) four ways, in turn
+within the same process, so that drift of the machine touches all alike:
+
+    bare        the base alone
+    cached      our adapter; keys and values computed once, as in a generation
+    uncached    our adapter; keys and values computed again at every step
+    published   the same adapter as attention processors in the published manner: queries, keys and values
+                projected at every step, motion rows repeated for every hidden row
+
+Peak memory is measured in a process of its own for each way. Example:
+
+    python benchmarks/adapter_overhead.py --sizes cogvideox-s svd-s --rounds 5
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import motionrag
+
+WAYS = ["bare", "cached", "uncached", "published"]
+QUERIES, MOTION_DIM = 25, 1024
+
+# Layers, heads of 64, latent frames, latent height and width; text is 226 tokens.
+COGVIDEOX = {
+    "cogvideox-xs": (2, 4, 4, 16, 16),
+    "cogvideox-s": (4, 8, 5, 32, 32),
+    "cogvideox-m": (4, 16, 5, 32, 48),
+    "cogvideox-l": (1, 48, 5, 32, 48),  # the 5B model's width
+    "cogvideox-xl": (1, 48, 5, 60, 90),  # one layer of the 5B model at 480x720x17
+    "cogvideox-5b": (42, 48, 5, 60, 90),  # the published setting; needs a GPU
+}
+# Channels, layers a block, frames, latent height and width.
+SVD = {
+    "svd-xs": ((64, 128, 256, 256), 1, 4, 16, 16),
+    "svd-s": ((128, 256, 512, 512), 2, 8, 16, 16),
+    "svd-m": ((320, 640, 1280, 1280), 1, 8, 16, 16),
+    "svd-l": ((320, 640, 1280, 1280), 2, 8, 32, 32),  # the full model at 256x256
+    "svd-full": ((320, 640, 1280, 1280), 2, 16, 72, 128),  # the published setting; needs a GPU
+}
+
+
+def cogvideox(layers, heads, frames, height, width):
+    """A transformer and the arguments of one guided call."""
+    from diffusers import CogVideoXTransformer3DModel
+
+    model = CogVideoXTransformer3DModel(
+        num_attention_heads=heads,
+        num_layers=layers,
+        in_channels=32,
+        sample_height=height,
+        sample_width=width,
+        sample_frames=4 * frames - 3,
+        use_rotary_positional_embeddings=True,
+    )
+    angle = torch.randn(frames * height * width // 4, 64)
+    return model, {
+        "hidden_states": torch.randn(2, frames, 32, height, width),
+        "encoder_hidden_states": torch.randn(2, 226, 4096),
+        "timestep": torch.tensor([500, 500]),
+        "image_rotary_emb": (angle.cos(), angle.sin()),
+        "return_dict": False,
+    }
+
+
+def svd(channels, layers, frames, height, width):
+    """A UNet and the arguments of one guided call."""
+    from diffusers import UNetSpatioTemporalConditionModel
+
+    model = UNetSpatioTemporalConditionModel(
+        block_out_channels=channels,
+        layers_per_block=layers,
+        num_attention_heads=tuple(c // 64 for c in channels),
+        num_frames=frames,
+    )
+    return model, {
+        "sample": torch.randn(2, frames, 8, height, width),
+        "timestep": torch.tensor(1.0),
+        "encoder_hidden_states": torch.randn(2, 1, 1024),
+        "added_time_ids": torch.tensor([[6.0, 127.0, 0.02]] * 2),
+        "return_dict": False,
+    }
+
+
+def build(size, device, dtype):
+    """The base's name, its denoiser and the arguments of one guided step."""
+    base = "cogvideox" if size in COGVIDEOX else "svd"
+    torch.manual_seed(0)
+    with torch.device(device):
+        torch.set_default_dtype(dtype)
+        model, arguments = cogvideox(*COGVIDEOX[size]) if base == "cogvideox" else svd(*SVD[size])
+        torch.set_default_dtype(torch.float32)
+    return base, model.eval(), arguments
+
+
+class PublishedProcessor:
+    """Wraps a layer's processor: adds the motion attention as the published processors compute it.
+
+    The output projection is called with what the processor found, so this takes its place for one call.
+    """
+
+    def __init__(self, inner, site, heads, motion, dtype):
+        self.inner, self.heads, self.motion = inner, heads, motion
+        self.to_q, self.to_k, self.to_v = (
+            nn.Linear(linear.in_features, linear.out_features, bias=False).to(linear.weight.device, dtype)
+            for linear in (site.to_q, site.to_k, site.to_v)
+        )
+        for mine, linear in ((self.to_q, site.to_q), (self.to_k, site.to_k), (self.to_v, site.to_v)):
+            mine.load_state_dict(linear.state_dict())
+
+    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, image_rotary_emb=None):
+        project = attn.to_out[0]  # named arguments: diffusers passes a processor only those it names
+        rotary = {} if image_rotary_emb is None else {"image_rotary_emb": image_rotary_emb}
+
+        def with_motion(hidden):
+            repeats = len(hidden) // len(self.motion)
+            k = self.to_k(self.motion).repeat_interleave(repeats, dim=0)
+            v = self.to_v(self.motion).repeat_interleave(repeats, dim=0)
+            q, k, v = (x.unflatten(-1, (self.heads, -1)).transpose(1, 2) for x in (self.to_q(hidden), k, v))
+            added = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+            return project(hidden + added)
+
+        attn.to_out[0] = _Call(with_motion)
+        try:
+            return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, **rotary)
+        finally:
+            attn.to_out[0] = project
+
+
+class _Call(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+@contextmanager
+def prepared(way, model, arguments, motion, adapter):
+    """A function that runs one step this way, once warmed up."""
+    if way == "published":
+        layers = {name: model.get_submodule(name) for name in adapter.config.sites}
+        inner = {name: layer.processor for name, layer in layers.items()}
+        for name, layer in layers.items():
+            dtype = next(model.parameters()).dtype
+            layer.processor = PublishedProcessor(inner[name], adapter.site(name), layer.heads, motion, dtype)
+        try:
+            yield lambda arguments: model(**arguments)[0]
+        finally:
+            for name, layer in layers.items():
+                layer.processor = inner[name]
+    elif way == "bare":
+        yield lambda arguments: model(**arguments)[0]
+    else:
+        with motionrag.attach(model, adapter) as attached:
+            if way == "cached":
+                with attached.condition(motion):
+                    attached._before_call(model, (), arguments)  # fills the cache: a generation does it once
+                    yield lambda arguments: model(**arguments)[0]
+            else:
+
+                def uncached(arguments):
+                    with attached.condition(motion):
+                        return model(**arguments)[0]
+
+                yield uncached
+
+
+def synchronise(device):
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+@torch.no_grad()
+def measure_time(size, device, dtype, rounds):
+    """Milliseconds of each way, a list with one entry a round; outputs of the three are compared."""
+    base, model, arguments = build(size, device, dtype)
+    adapter = make_adapter(base, model, device)
+    motion = torch.randn(2, QUERIES, MOTION_DIM, device=device, dtype=dtype)
+    times, outputs = {way: [] for way in WAYS}, {}
+    for index in range(rounds + 1):
+        for way in WAYS[index % 4 :] + WAYS[: index % 4]:  # no way always follows the same one
+            with prepared(way, model, arguments, motion, adapter) as step:
+                synchronise(device)
+                start = time.perf_counter()
+                outputs[way] = step(arguments)
+                synchronise(device)
+            if index:  # the first round warms up
+                times[way].append((time.perf_counter() - start) * 1000)
+    check_same(outputs)
+    return times
+
+
+def make_adapter(base, model, device):
+    adapter = motionrag.new_adapter(model, base, MOTION_DIM).to(device)
+    for name in adapter.config.sites:
+        nn.init.normal_(adapter.site(name).to_v.weight, std=0.02)
+    return adapter
+
+
+def check_same(outputs):
+    """The three ways with an adapter must be one computation, another than the bare base's."""
+    published, scale = outputs["published"], outputs["published"].float().abs().max()
+    for way in ("cached", "uncached"):
+        error = (outputs[way] - published).float().abs().max() / scale
+        if not error < (1e-4 if published.dtype == torch.float32 else 5e-2):
+            raise SystemExit(f"{way} differs from published by {error:.1e}: not the same adapter")
+    if torch.equal(outputs["bare"], published):
+        raise SystemExit("the adapter did nothing")
+
+
+@torch.no_grad()
+def measure_memory(size, way, device, dtype):
+    """Peak memory in MB of two steps one way: resident set on CPU, allocated on CUDA."""
+    base, model, arguments = build(size, device, dtype)
+    adapter = None if way == "bare" else make_adapter(base, model, device)
+    motion = torch.randn(2, QUERIES, MOTION_DIM, device=device, dtype=dtype)
+    with prepared(way, model, arguments, motion, adapter) as step:
+        step(arguments)
+        step(arguments)
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def memory_in_own_process(size, way, arguments):
+    command = [sys.executable, __file__, "--memory-of", way, "--sizes", size]
+    command += ["--device", arguments.device, "--dtype", arguments.dtype]
+    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()[-1])
+
+
+def summarise(size, times, memory):
+    """Medians and quartiles; added time as the ratio to the bare step of the same round."""
+    row = {"size": size, "bare_ms": statistics.median(times["bare"]), "rounds": len(times["bare"])}
+    row["bare_mb"] = memory["bare"]
+    for way in WAYS[1:]:
+        ratios = [with_adapter / bare - 1 for with_adapter, bare in zip(times[way], times["bare"], strict=True)]
+        row[f"{way}_added_percent"] = 100 * statistics.median(ratios)
+        row[f"{way}_added_percent_quartiles"] = [100 * q for q in statistics.quantiles(ratios, n=4)[::2]]
+        row[f"{way}_added_mb"] = memory[way] - memory["bare"]
+    return row
+
+
+def markdown(rows):
+    """The table for benchmarks/README.md."""
+    lines = ["| size | bare step | cached | uncached | published | bare memory | cached | published |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        time_cells = " | ".join(
+            "{:+.1f}% ({:+.1f} to {:+.1f})".format(
+                row[f"{way}_added_percent"], *row[f"{way}_added_percent_quartiles"]
+            )
+            for way in WAYS[1:]
+        )
+        memory_cells = " | ".join(f"{row[f'{way}_added_mb']:+,.0f} MB" for way in ("cached", "published"))
+        lines.append(
+            f"| {row['size']} | {row['bare_ms']:,.0f} ms | {time_cells} "
+            f"| {row['bare_mb']:,.0f} MB | {memory_cells} |"
+        )
+    return "\n".join(lines)
+
+
+def main():
+    """Measure, print the table, write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    known = [*COGVIDEOX, *SVD]
+    parser.add_argument(
+        "--sizes", nargs="+", choices=known, default=["cogvideox-xs", "cogvideox-s", "svd-xs", "svd-s"]
+    )
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])
+    parser.add_argument("--out", type=Path, help="write the figures as JSON")
+    parser.add_argument("--memory-of", choices=WAYS, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    dtype = getattr(torch, arguments.dtype)
+    if arguments.memory_of:
+        print(measure_memory(arguments.sizes[0], arguments.memory_of, arguments.device, dtype))
+        return
+    rows = []
+    for size in arguments.sizes:
+        started = time.perf_counter()
+        memory = {way: memory_in_own_process(size, way, arguments) for way in WAYS}
+        rows.append(summarise(size, measure_time(size, arguments.device, dtype, arguments.rounds), memory))
+        print(f"{size}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
+        if arguments.out:
+            machine = {"torch": torch.__version__, "cpu": platform.processor(), "threads": torch.get_num_threads()}
+            about = {"device": arguments.device, "dtype": arguments.dtype, **machine}
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            arguments.out.write_text(json.dumps({"about": about, "rows": rows}, indent=2) + "\n")
+    print(markdown(rows))
+
+
+if __name__ == "__main__":
+    main()
