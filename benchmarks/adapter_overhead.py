@@ -38,6 +38,7 @@ QUERIES, MOTION_DIM = 25, 1024
 
 # Layers, heads of 64, latent frames, latent height and width; text is 226 tokens.
 COGVIDEOX = {
+    "cogvideox-tiny": (1, 2, 2, 4, 4),  # to test this script
     "cogvideox-xs": (2, 4, 4, 16, 16),
     "cogvideox-s": (4, 8, 5, 32, 32),
     "cogvideox-m": (4, 16, 5, 32, 48),
@@ -47,6 +48,7 @@ COGVIDEOX = {
 }
 # Channels, layers a block, frames, latent height and width.
 SVD = {
+    "svd-tiny": ((64, 64, 64, 64), 1, 2, 8, 8),  # to test this script
     "svd-xs": ((64, 128, 256, 256), 1, 4, 16, 16),
     "svd-s": ((128, 256, 512, 512), 2, 8, 16, 16),
     "svd-m": ((320, 640, 1280, 1280), 1, 8, 16, 16),

@@ -187,7 +187,7 @@ def _count(state: Mapping[str, Tensor], pattern: str) -> int:
 
 
 def _heads(width: int, head_dim: int) -> int:
-    if width % head_dim:
+    if head_dim < 1 or width % head_dim:
         raise MotionRAGError(
             f"attention {width} wide does not divide into heads of {head_dim}: give the right --head-dim"
         )

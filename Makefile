@@ -1,0 +1,36 @@
+# The README's commands. Each makes the environment it needs; everything else is behind them.
+PYTHON ?= python3
+VENV := .venv
+BARE := .venv-bare
+RUN := HF_HUB_OFFLINE=1 $(VENV)/bin
+
+.PHONY: demo test lint imports install clean
+
+demo: $(VENV)/.installed  ## Run the method's core and draw what it does
+	$(RUN)/python examples/core_demo.py
+
+test: $(VENV)/.installed  ## The default tests
+	$(RUN)/pytest
+
+lint: $(VENV)/.installed  ## Style and types
+	$(RUN)/ruff format --check .
+	$(RUN)/ruff check .
+	$(RUN)/mypy
+
+imports: $(BARE)/.installed  ## Every module imports with no extra installed
+	cd / && $(CURDIR)/$(BARE)/bin/python -W error::ImportWarning $(CURDIR)/.ci/import_all.py
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+$(BARE)/.installed: pyproject.toml constraints.txt $(shell find src -name '*.py')
+	$(PYTHON) -m venv --clear $(BARE)
+	$(BARE)/bin/pip install --quiet --constraint constraints.txt .
+	touch $@
+
+clean:
+	rm -rf $(VENV) $(BARE) build dist outputs .mypy_cache .pytest_cache .ruff_cache
