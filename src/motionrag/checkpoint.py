@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors + config.json with a fingerprint over both, written whole or not at all."""
+"""Weights on disk: safetensors and config.json, with a fingerprint over both by which half a save is noticed."""
 
 from __future__ import annotations
 
@@ -51,6 +51,8 @@ def load(weights: Path, config: Path) -> tuple[dict[str, Tensor], dict[str, Any]
     """
     try:
         document = json.loads(config.read_text(encoding="utf-8"))
+        if not isinstance(document, dict):
+            raise MotionRAGError(f"{config}: holds no settings, but {document!r}")
         state = load_file(weights)
     except FileNotFoundError as error:
         raise MotionRAGError(f"{error.filename or weights}: no such file") from error
@@ -73,20 +75,36 @@ def load_strict(module: nn.Module, state: Mapping[str, Tensor], where: str) -> N
     """Load every tensor of a module, no more and no less; parameters take over the given tensors.
 
     Raises:
-        MotionRAGError: If a key is missing or left over, or a shape differs; all of them are named.
+        MotionRAGError: If a key is missing or left over, or a shape differs; the first is named.
     """
-    try:
-        module.load_state_dict(dict(state), strict=True, assign=True)
-    except RuntimeError as error:
-        raise MotionRAGError(f"{where}: {error}") from error
+    wanted = module.state_dict()
+    complaints = [
+        *(f"{name} is missing" for name in wanted if name not in state),
+        *(f"{name} belongs to nothing" for name in state if name not in wanted),
+        *(
+            f"{name} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
+            for name, tensor in wanted.items()
+            if name in state and state[name].shape != tensor.shape
+        ),
+    ]
+    if complaints:
+        more = f" (and {len(complaints) - 1} more)" if len(complaints) > 1 else ""
+        raise MotionRAGError(f"{where}: {complaints[0]}{more}")
+    module.load_state_dict(dict(state), strict=True, assign=True)
 
 
 @contextmanager
 def replacing(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder` that takes its place, or whose files move into it, once all are written.
+    """A temporary folder beside `folder`; once all is written it takes its place, or its files move into it.
 
     If the block fails, the temporary folder is removed and `folder` stays as it was.
+
+    Raises:
+        MotionRAGError: If `folder` is a file.
     """
+    folder = folder.resolve()
+    if folder.exists() and not folder.is_dir():
+        raise MotionRAGError(f"{folder}: is a file, a folder is wanted")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     temporary.mkdir(parents=True)
     try:

@@ -62,9 +62,18 @@ class ScaleRange:
                 f"ScaleRange: start={self.start} and end={self.end} must satisfy 0 <= start < end <= 1"
             )
 
+    @property
+    def follows_steps(self) -> bool:
+        """Whether the scale differs between denoising steps."""
+        return (self.start, self.end) != (0.0, 1.0) or self.end_scale is not None
+
+    def covers_site(self, site: str) -> bool:
+        """Whether a site's name matches the pattern."""
+        return fnmatchcase(site, self.sites)
+
     def at(self, site: str, progress: float) -> float | None:
         """The scale for a site at a progress in [0, 1), or None where this range does not cover it."""
-        if not (self.start <= progress < self.end and fnmatchcase(site, self.sites)):
+        if not (self.start <= progress < self.end and self.covers_site(site)):
             return None
         if self.end_scale is None:
             return self.scale

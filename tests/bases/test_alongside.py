@@ -8,14 +8,8 @@ from peft import LoraConfig, inject_adapter_in_model
 from peft.utils import get_peft_model_state_dict
 
 import motionrag
-from motionrag import MotionRAGError, testing
-from tests.bases.test_attachment import CLOSE, attached_with_noise, denoiser_inputs, denoiser_of
-
-
-def noisy_adapter(denoiser, base):
-    adapter = motionrag.new_adapter(denoiser, base, motion_dim=16)
-    testing.random_weights(adapter)
-    return adapter
+from motionrag import MotionRAGError
+from tests.helpers import CLOSE, attached_with_noise, build, denoiser_inputs, denoiser_of, noisy_adapter
 
 
 def call(denoiser, inputs):
@@ -26,34 +20,68 @@ def call(denoiser, inputs):
 # Training
 
 
-def gradients(runner, motion, *, checkpointing, backward_inside=True):
+def gradients(runner, motions, *, checkpointing, inside=True):
+    """Gradients of the sum of one conditioned loss a motion, and of an idle one; backward in or after the blocks."""
     denoiser = denoiser_of(runner).requires_grad_(False).train()
-    if checkpointing:
-        denoiser.enable_gradient_checkpointing()
-    else:
-        denoiser.disable_gradient_checkpointing()
-    adapter, motion = noisy_adapter(denoiser, runner.base), motion.clone().requires_grad_()
+    (denoiser.enable_gradient_checkpointing if checkpointing else denoiser.disable_gradient_checkpointing)()
+    trained = denoiser.get_submodule("conv_in" if runner.base == "svd" else "patch_embed").requires_grad_(True)
+    adapter = noisy_adapter(denoiser, runner.base)
+    motions, losses = [motion.clone().requires_grad_() for motion in motions], []
     with motionrag.attach(denoiser, adapter) as attached:
-        with attached.condition(motion, scale=0.5):
-            loss = denoiser(**denoiser_inputs(runner, batch=1)).sample.square().mean()
-            if backward_inside:
-                loss.backward()
-        if not backward_inside:
-            loss.backward()
-    return {"motion": motion.grad, **{name: p.grad for name, p in adapter.named_parameters()}}
+        for i, motion in enumerate(motions):
+            with attached.condition(motion, scale=0.5 + 0.3 * i):
+                losses.append(denoiser(**denoiser_inputs(runner, batch=1)).sample.square().mean())
+                if inside:
+                    losses.pop().backward()
+        losses.append(denoiser(**denoiser_inputs(runner, batch=1)).sample.square().mean())
+        with attached.condition(torch.zeros_like(motions[0])):
+            torch.stack(losses).sum().backward()
+    parameters = [*adapter.named_parameters(), *trained.named_parameters()]
+    named = {f"motion {i}": motion for i, motion in enumerate(motions)} | dict(parameters)
+    gradients = {name: tensor.grad for name, tensor in named.items()}
+    trained.zero_grad()
+    return gradients
 
 
-def test_gradients_reach_every_trainable_and_survive_checkpointing(runner, motion):
-    plain = gradients(runner, motion, checkpointing=False)
+@pytest.mark.parametrize("inside", [True, False])
+def test_gradients_reach_every_trainable_and_survive_checkpointing(runner, motion, inside):
+    """Also when the blocks are computed again after their `condition` block, inside another one."""
+    motions = [motion, motion + 1.0]
+    plain = gradients(runner, motions, checkpointing=False, inside=inside)
     assert all(grad is not None and grad.abs().max() > 0 for grad in plain.values())
-    assert all(parameter.grad is None for parameter in denoiser_of(runner).parameters())
-    for name, grad in gradients(runner, motion, checkpointing=True).items():
-        torch.testing.assert_close(grad, plain[name], atol=1e-7, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    for name, grad in gradients(runner, motions, checkpointing=True, inside=inside).items():
+        torch.testing.assert_close(grad, plain[name], atol=1e-6, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
-def test_backward_of_a_checkpointed_base_outside_the_block_is_refused(runner, motion):
-    with pytest.raises(MotionRAGError, match="run the backward pass inside"):
-        gradients(runner, motion, checkpointing=True, backward_inside=False)
+def test_a_frozen_adapter_survives_checkpointing_too(runner, motion):
+    """Keys and values that were kept, not computed: the base's own gradients."""
+    denoiser, inputs = denoiser_of(runner).train(), denoiser_inputs(runner, batch=1)
+    adapter = noisy_adapter(denoiser, runner.base).requires_grad_(False)
+    grads = []
+    with motionrag.attach(denoiser, adapter) as attached:
+        for checkpointing in (False, True):
+            (denoiser.enable_gradient_checkpointing if checkpointing else denoiser.disable_gradient_checkpointing)()
+            denoiser.zero_grad()
+            with attached.condition(motion):
+                loss = denoiser(**inputs).sample.square().mean()
+            loss.backward()
+            grads.append([p.grad.clone() for p in denoiser.parameters() if p.grad is not None])
+    for plain, checkpointed in zip(*grads, strict=True):
+        torch.testing.assert_close(checkpointed, plain, atol=1e-6, rtol=1e-5)
+
+
+def test_a_failed_forward_leaves_checkpointing_as_it_was(runner, motion):
+    denoiser = denoiser_of(runner).train()
+    denoiser.enable_gradient_checkpointing()
+
+    def functions():
+        return [module.__dict__.get("_gradient_checkpointing_func") for module in denoiser.modules()]
+
+    before, inputs = functions(), denoiser_inputs(runner, batch=1) | {"encoder_hidden_states": torch.zeros(1, 1, 3)}
+    with motionrag.attach(denoiser, noisy_adapter(denoiser, runner.base)) as attached:
+        with attached.condition(motion), pytest.raises(RuntimeError):
+            denoiser(**inputs)
+        assert functions() == before
 
 
 def test_a_new_adapter_learns(runner, motion):
@@ -105,10 +133,21 @@ def test_an_adapted_block_compiles_without_graph_break(runner, motion):
     with motionrag.attach(denoiser, noisy_adapter(denoiser, runner.base)) as attached:
         with attached.condition(motion):
             eager = call(denoiser, inputs)
-        for name in attached._adapter.config.sites:
+        for name in attached.adapter.config.sites:
             denoiser.get_submodule(name.rpartition(".")[0]).compile(fullgraph=True, backend="eager")
         with attached.condition(motion):
             torch.testing.assert_close(call(denoiser, inputs), eager, **CLOSE)
+
+
+def test_a_compiled_model_in_the_pipeline(runner, motion, null):
+    torch._dynamo.reset()
+    name = "unet" if runner.base == "svd" else "transformer"
+    attached = attached_with_noise(runner)
+    with attached.condition(motion, null):
+        eager = runner()
+    setattr(runner.pipe, name, torch.compile(denoiser_of(runner), fullgraph=True, backend="eager"))
+    with attached.condition(motion, null):
+        torch.testing.assert_close(runner(), eager, **CLOSE)
 
 
 def test_a_model_compiled_before_is_refused(runner):
@@ -116,7 +155,14 @@ def test_a_model_compiled_before_is_refused(runner):
     adapter = noisy_adapter(denoiser, runner.base)
     with pytest.raises(MotionRAGError, match="attach the adapter first"):
         motionrag.attach(torch.compile(denoiser, backend="eager"), adapter)
-    denoiser.get_submodule(next(iter(adapter.config.sites))).compile(backend="eager")
+    block = next(iter(adapter.config.sites)).rpartition(".")[0]
+    parent, _, child = block.rpartition(".")
+    plain = denoiser.get_submodule(block)
+    denoiser.get_submodule(parent)[int(child)] = torch.compile(plain, backend="eager")
+    with pytest.raises(MotionRAGError, match="attach the adapter first"):
+        motionrag.attach(denoiser, adapter)
+    denoiser.get_submodule(parent)[int(child)] = plain
+    plain.compile(backend="eager")
     with pytest.raises(MotionRAGError, match="attach the adapter first"):
         motionrag.attach(denoiser, adapter)
 
@@ -153,8 +199,6 @@ def test_a_lora_adds_whether_it_comes_before_or_after(runner, motion):
 
 
 def test_a_lora_file_loads_through_the_pipeline(image, motion, null, tmp_path):
-    from tests.conftest import build
-
     runner = build("cogvideox", image)
     give_lora(runner.pipe.transformer)
     runner.pipe.save_lora_weights(tmp_path, get_peft_model_state_dict(runner.pipe.transformer, adapter_name="lora"))
@@ -202,6 +246,14 @@ def test_cpu_offload(runner, motion, kind, when):
             offload()
         with attached.condition(motion):
             assert torch.equal(call(denoiser, inputs), expected)
+
+
+def test_model_cpu_offload(runner, motion, null):
+    with attached_with_noise(runner) as attached, attached.condition(motion, null):
+        expected = runner()
+    runner.pipe.enable_model_cpu_offload(device="cpu")
+    with motionrag.attach(runner.pipe, attached.adapter) as attached, attached.condition(motion, null):
+        assert torch.equal(runner(), expected)
 
 
 def test_layerwise_float8_storage(runner, motion):

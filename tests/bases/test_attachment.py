@@ -1,48 +1,16 @@
 """The adapter on tiny but real diffusers pipelines: exact when idle, right in every layout of rows."""
 
+import copy
 import re
 
+import numpy as np
 import pytest
 import torch
 
 import motionrag
 from motionrag import MotionRAGError, ScaleRange, testing
 from motionrag.models.adapter import AdapterSite
-
-CLOSE = {"atol": 1e-4, "rtol": 1e-4}  # of whole pipeline runs, in [0, 1]; other motion differs by over 1e-2
-
-
-def attached_with_noise(runner):
-    adapter = motionrag.new_adapter(runner.pipe, runner.base, motion_dim=16)
-    testing.random_weights(adapter)
-    return motionrag.attach(runner.pipe, adapter)
-
-
-def denoiser_of(runner):
-    return runner.pipe.unet if runner.base == "svd" else runner.pipe.transformer
-
-
-def denoiser_inputs(runner, batch, frames=3, size=8, dtype=torch.float32):
-    """Arguments of one call of the bare denoiser."""
-
-    def noise(*shape, seed):
-        return testing.random_tensor(*shape, seed=seed).to(dtype)
-
-    if runner.base == "svd":
-        return {
-            "sample": noise(batch, frames, 8, size, size, seed=1),
-            "timestep": torch.tensor(0.7),
-            "encoder_hidden_states": noise(batch, 1, 16, seed=2),
-            "added_time_ids": noise(batch, 3, seed=3),
-        }
-    tokens = frames * (size // 2) ** 2
-    angle = testing.random_tensor(tokens, 16, seed=4)
-    return {
-        "hidden_states": noise(batch, frames, 8, size, size, seed=1),
-        "encoder_hidden_states": noise(batch, 6, 12, seed=2),
-        "timestep": torch.full((batch,), 400),
-        "image_rotary_emb": (angle.cos(), angle.sin()),
-    }
+from tests.helpers import CLOSE, attached_with_noise, build, denoiser_inputs, denoiser_of, noisy_adapter
 
 
 def test_a_new_adapter_leaves_the_base_bit_for_bit(runner, motion, null):
@@ -78,7 +46,10 @@ def test_detach_restores_outputs_keys_and_hooks(runner, motion, null):
         runner()
     attached.detach()
     assert hook_count() == 0
+    assert list(denoiser.state_dict()) == keys
     assert torch.equal(runner(), bare)
+    with pytest.raises(MotionRAGError, match="was detached"), attached.condition(motion, null):
+        pass
     with attached_with_noise(runner):
         assert hook_count() > 0
     assert hook_count() == 0
@@ -87,12 +58,12 @@ def test_detach_restores_outputs_keys_and_hooks(runner, motion, null):
 def test_keys_and_values_are_computed_once_a_run(runner, motion, null, monkeypatch):
     attached = attached_with_noise(runner)
     calls = []
-    fold = AdapterSite.fold
-    monkeypatch.setattr(AdapterSite, "fold", lambda site, *a: calls.append(site) or fold(site, *a))
+    prepare = AdapterSite.prepare
+    monkeypatch.setattr(AdapterSite, "prepare", lambda site, *a: calls.append(site) or prepare(site, *a))
     with attached.condition(motion, null, scale=[ScaleRange(scale=0.2, end_scale=1.0)]):
         runner(steps=4)
         runner(steps=3)
-    assert len(calls) == len(attached._adapter.config.sites)
+    assert len(calls) == len(attached.adapter.config.sites)
 
 
 def test_cached_equals_uncached(runner, motion):
@@ -137,15 +108,29 @@ class TwoCalls(torch.nn.Module):
         return (torch.cat(out),)
 
 
+def in_two_calls(runner, adapter, null, motion, **options):
+    """A run of the pipeline whose denoiser makes two calls of every guided one."""
+    name, denoiser = ("unet" if runner.base == "svd" else "transformer"), denoiser_of(runner)
+    with motionrag.attach(denoiser, adapter) as attached:
+        setattr(runner.pipe, name, TwoCalls(denoiser, attached, null, motion))
+        try:
+            return runner(**options)
+        finally:
+            setattr(runner.pipe, name, denoiser)
+
+
 def test_one_call_guidance_equals_two_calls(runner, motion, null):
-    attached = attached_with_noise(runner)
-    with attached.condition(motion, null):
+    with attached_with_noise(runner) as attached, attached.condition(motion, null):
         one = runner(steps=3)
-    attached.detach()
-    denoiser, adapter = denoiser_of(runner), attached._adapter
-    two_calls = TwoCalls(denoiser, motionrag.attach(denoiser, adapter), null, motion)
-    setattr(runner.pipe, "unet" if runner.base == "svd" else "transformer", two_calls)
-    torch.testing.assert_close(runner(steps=3), one, **CLOSE)
+    torch.testing.assert_close(in_two_calls(runner, attached.adapter, null, motion, steps=3), one, **CLOSE)
+
+
+def test_dynamic_guidance_of_cogvideox(image, motion, null):
+    """Its weight moves during the run; the layout of rows must not follow."""
+    runner, options = build("cogvideox", image), {"steps": 4, "use_dynamic_cfg": True}
+    with attached_with_noise(runner) as attached, attached.condition(motion, null):
+        one = runner(**options)
+    torch.testing.assert_close(in_two_calls(runner, attached.adapter, null, motion, **options), one, **CLOSE)
 
 
 @pytest.mark.parametrize("guided", [True, False])
@@ -187,16 +172,6 @@ def test_guidance_may_change_between_runs_of_a_block(runner, motion, null):
         assert torch.equal(runner(guided=False), alone[1])
 
 
-def test_dynamic_guidance_of_cogvideox(image, motion, null):
-    """Its weight moves during the run, below 1 too; the layout of rows does not."""
-    from tests.conftest import build
-
-    runner = build("cogvideox", image)
-    with attached_with_noise(runner).condition(motion, null):
-        out = runner(steps=4, use_dynamic_cfg=True)
-    assert out.isfinite().all()
-
-
 def test_fused_tokens_may_be_longer_than_the_null_tokens(runner, null):
     """The concatenation fusion: attending to a repeated null is attending to it once."""
     motion = testing.random_tensor(1, 5, 16, seed=23)
@@ -209,11 +184,11 @@ def test_fused_tokens_may_be_longer_than_the_null_tokens(runner, null):
 
 def test_scale_by_site(runner, motion, null):
     attached = attached_with_noise(runner)
-    first, *others = attached._adapter.config.sites
+    first, *others = attached.adapter.config.sites
     with attached.condition(motion, null, scale=[ScaleRange(scale=0.5, sites=first)]):
         one_site = runner()
     for name in others:
-        torch.nn.init.zeros_(attached._adapter.site(name).to_v.weight)
+        torch.nn.init.zeros_(attached.adapter.site(name).to_v.weight)
     with attached.condition(motion, null, scale=0.5):
         torch.testing.assert_close(one_site, runner(), atol=1e-6, rtol=0)
 
@@ -265,29 +240,55 @@ def test_half_precision(runner, motion, dtype):
     assert errors[1] < 3 * errors[0] + 1e-3, f"bare {errors[0]:.1e}, conditioned {errors[1]:.1e}"
 
 
-def test_half_precision_pipeline(runner, motion, null):
-    runner.pipe.to(torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_pipeline(runner, motion, null, dtype):
+    runner.pipe.to(dtype)
+    bare = runner()
     with attached_with_noise(runner).condition(motion, null):
-        assert runner().isfinite().all()
+        conditioned = runner()
+    assert conditioned.isfinite().all()
+    assert (conditioned - bare).abs().max() > 0.05
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"motion": (1, 5, 8)}, "this adapter takes [B,Q,16]"),
-        ({"null": (2, 5, 16)}, "want [1,Q,16]"),
-        ({"null": (1, 3, 16)}, "want [1,Q,16]"),
+        ({"motion": (0, 5, 16)}, "this adapter takes [B,Q,16]"),
+        ({"motion": (5, 16)}, "this adapter takes [B,Q,16]"),
+        ({"null": (2, 5, 16)}, "wanted are [1,Q,16]"),
+        ({"null": (1, 0, 16)}, "wanted are [1,Q,16]"),
+        ({"null": (1, 3, 16)}, "5 motion tokens are not a multiple of 3 no-motion tokens"),
         ({"motion": (3, 5, 16)}, "do not divide"),
         ({"null": None}, "pass null=..."),
+        ({"scale": ScaleRange(scale=1.0)}, "a number or a list of ScaleRange"),
+        ({"scale": []}, "a number or a list of ScaleRange"),
+        ({"scale": None}, "a number or a list of ScaleRange"),
+        ({"scale": "1.0"}, "a number or a list of ScaleRange"),
+        ({"scale": [ScaleRange(scale=1.0, sites="upblocks.*")]}, "no site matches 'upblocks.*'"),
     ],
 )
-def test_wrong_tokens_are_refused(runner, options, message):
+def test_wrong_conditions_are_refused(runner, options, message):
     shapes = {"motion": (1, 5, 16), "null": (1, 5, 16), **options}
+    scale = shapes.pop("scale", 1.0)
     tokens = {name: shape and torch.zeros(shape) for name, shape in shapes.items()}
     attached = attached_with_noise(runner)
-    with pytest.raises(MotionRAGError, match=re.escape(message)), attached.condition(**tokens):
+    with pytest.raises(MotionRAGError, match=re.escape(message)), attached.condition(**tokens, scale=scale):
         runner()
     runner()  # idle again
+
+
+def test_a_range_must_make_sense():
+    with pytest.raises(MotionRAGError, match=r"start=0\.5 and end=0\.5"):
+        ScaleRange(scale=1.0, start=0.5, end=0.5)
+
+
+def test_scales_of_numpy_are_numbers(runner, motion, null):
+    attached = attached_with_noise(runner)
+    with attached.condition(motion, null, scale=np.float32(0.5)):
+        halved = runner()
+    with attached.condition(motion, null, scale=0.5):
+        assert torch.equal(runner(), halved)
 
 
 def test_nested_blocks_are_refused(runner, motion, null):
@@ -311,8 +312,6 @@ def test_a_second_adapter_is_refused_until_the_first_is_gone(runner):
 
 
 def test_another_base_or_size_is_refused(image):
-    from tests.conftest import build
-
     svd, cog = build("svd", image), build("cogvideox", image)
     adapter = motionrag.new_adapter(svd.pipe, "svd", motion_dim=16)
     with pytest.raises(MotionRAGError, match="made for svd"):
@@ -327,20 +326,75 @@ def test_another_base_or_size_is_refused(image):
         motionrag.new_adapter(cog.pipe, "cogvideo")
 
 
-def test_scale_ranges_need_the_pipeline(runner, motion):
-    denoiser = denoiser_of(runner)
-    adapter = motionrag.new_adapter(denoiser, runner.base, motion_dim=16)
-    with (
-        motionrag.attach(denoiser, adapter) as attached,
-        pytest.raises(MotionRAGError, match="attach to the pipeline"),
-        attached.condition(motion, scale=[ScaleRange(scale=1.0)]),
-    ):
+def test_ranges_of_steps_need_the_pipeline(runner, motion):
+    denoiser, inputs = denoiser_of(runner), denoiser_inputs(runner, batch=1)
+    with motionrag.attach(denoiser, noisy_adapter(denoiser, runner.base)) as attached, torch.no_grad():
+        with pytest.raises(MotionRAGError, match="attach to the pipeline"):
+            attached.condition(motion, scale=[ScaleRange(scale=1.0, end=0.5)]).__enter__()
+        with attached.condition(motion, scale=[ScaleRange(scale=0.4)]):
+            ranged = denoiser(**inputs).sample
+        with attached.condition(motion, scale=0.4):
+            assert torch.equal(denoiser(**inputs).sample, ranged)
+
+
+def test_the_denoiser_called_outside_a_run_is_refused(runner, motion, null):
+    """Guidance is the pipeline's to say; what it said in an earlier run must not count."""
+    attached, inputs = attached_with_noise(runner), denoiser_inputs(runner, batch=2)
+    for _ in range(2):
+        with attached.condition(motion, null):
+            for _ in range(2):
+                with pytest.raises(MotionRAGError, match="outside a run of its pipeline"):
+                    denoiser_of(runner)(**inputs)
+            runner()
+
+
+def test_another_denoiser_in_the_pipeline_is_noticed(runner, motion, null):
+    attached = attached_with_noise(runner)
+    setattr(runner.pipe, "unet" if runner.base == "svd" else "transformer", copy.deepcopy(denoiser_of(runner)))
+    with pytest.raises(MotionRAGError, match="has another"), attached.condition(motion, null):
         pass
 
 
-def test_the_denoiser_called_outside_its_pipeline(runner, motion):
-    attached = attached_with_noise(runner)
-    if runner.base == "svd":
-        pytest.skip("diffusers' SVD pipeline names its guidance before the first run")
-    with attached.condition(motion), pytest.raises(MotionRAGError, match="outside its pipeline"):
-        denoiser_of(runner)(**denoiser_inputs(runner, batch=1))
+def test_skipped_rows_are_noticed(runner, motion):
+    """A cache that leaves out one half of guidance inside the denoiser would shift motion between rows."""
+    denoiser, inputs = denoiser_of(runner), denoiser_inputs(runner, batch=2, frames=1)
+    with motionrag.attach(denoiser, noisy_adapter(denoiser, runner.base)) as attached:
+        layer = denoiser.get_submodule(next(iter(attached.adapter.config.sites))).to_out[0]
+        halve = layer.register_forward_pre_hook(lambda module, args: (args[0][:1],), prepend=True)
+        with attached.condition(motion), pytest.raises(MotionRAGError, match="1 rows in a call of 2"):
+            denoiser(**inputs)
+        halve.remove()
+
+
+@pytest.mark.parametrize("first", [torch.no_grad, torch.inference_mode])
+def test_what_is_kept_is_never_stale(runner, motion, first):
+    """In one block: an inference call, a training step, and inference again with the new weights."""
+    denoiser, inputs = denoiser_of(runner).requires_grad_(False), denoiser_inputs(runner, batch=1)
+    adapter, motion = noisy_adapter(denoiser, runner.base), motion.clone().requires_grad_()
+    with motionrag.attach(denoiser, adapter) as attached:
+        with attached.condition(motion):
+            with first():
+                before = denoiser(**inputs).sample
+            denoiser(**inputs).sample.square().mean().backward()
+            assert motion.grad.abs().max() > 0
+            with first():
+                assert torch.equal(denoiser(**inputs).sample, before)
+            with torch.no_grad():
+                adapter.site(next(iter(adapter.config.sites))).to_v.weight.mul_(2)
+            with first():
+                after = denoiser(**inputs).sample
+        with attached.condition(motion), torch.no_grad():
+            assert torch.equal(denoiser(**inputs).sample, after)
+    assert not torch.allclose(after, before, atol=1e-3)
+
+
+def test_autocast_does_not_outlive_its_block(runner, motion):
+    denoiser, inputs = denoiser_of(runner), denoiser_inputs(runner, batch=1)
+    adapter = noisy_adapter(denoiser, runner.base)
+    with motionrag.attach(denoiser, adapter) as attached, torch.no_grad():
+        with attached.condition(motion):
+            plain = denoiser(**inputs).sample
+        with attached.condition(motion):
+            with torch.autocast("cpu", torch.bfloat16):
+                denoiser(**inputs)
+            assert torch.equal(denoiser(**inputs).sample, plain)

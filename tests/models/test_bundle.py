@@ -112,11 +112,12 @@ def misname_a_key(folder):
         (cut, "damaged or cut short"),
         (flip_a_bit, "do not belong together"),
         (lambda folder: edit_config(folder, context={}), "do not belong together"),
-        (lambda folder: (folder / "config.json").write_text("{"), "no bundle at"),
+        (lambda folder: (folder / "config.json").write_text("{"), "config.json: not valid JSON"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "config.json: holds no settings"),
         (lambda folder: (folder / "config.json").write_text("{}"), "has no fingerprint"),
         (lambda folder: (folder / "config.json").unlink(), "config.json: no such file"),
         (lambda folder: (folder / "model.safetensors").unlink(), "no such file"),
-        (drop_a_tensor, "Missing key.*context.start"),
+        (drop_a_tensor, "context.start is missing"),
         (misname_a_key, "unknown key 'layer'; did you mean 'layers'"),
     ],
 )
@@ -141,11 +142,26 @@ def test_a_save_that_fails_leaves_the_old_bundle(bundle, folder, monkeypatch):
 
 def test_saving_again_replaces_the_weights_and_keeps_other_files(bundle, folder):
     (folder / "notes.txt").write_text("mine")
+    (folder / "README.md").write_text("my own words")
     with torch.no_grad():
         bundle.context.start.zero_()
     bundle.save_pretrained(folder)
     assert MotionBundle.from_pretrained(folder).context.start.abs().max() == 0
     assert (folder / "notes.txt").read_text() == "mine"
+    assert (folder / "README.md").read_text() == "my own words"
+
+
+def test_saving_where_one_is(bundle, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bundle.save_pretrained(".")
+    assert MotionBundle.from_pretrained(".").config == CONFIG
+    with pytest.raises(MotionRAGError, match="is a file, a folder is wanted"):
+        bundle.save_pretrained("config.json")
+
+
+def test_an_unknown_option_is_refused(folder):
+    with pytest.raises(TypeError, match="torch_dtype"):
+        MotionBundle.from_pretrained(folder, torch_dtype=torch.float16)
 
 
 def test_settings_that_contradict_are_refused():

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from motionrag import ContextConfig, MotionContextTransformer, MotionRAGError, PerceiverResampler, ResamplerConfig
-from motionrag.models.adapter import AdapterConfig, AdapterSite, MotionAdapter, inject
+from motionrag.models.adapter import AdapterConfig, AdapterSite, MotionAdapter
 from motionrag.models.context import block_causal_mask, block_losses, sinusoidal_positions
 from motionrag.models.fusion import FUSIONS, fuse
 from motionrag.testing import random_tensor, random_weights
@@ -32,6 +32,8 @@ def test_resampler_takes_any_length_and_leading_axes():
 def test_resampler_refuses_features_of_another_encoder():
     with pytest.raises(MotionRAGError, match="features are 13 wide, this resampler takes 12"):
         PerceiverResampler(RESAMPLER)(torch.zeros(1, 7, 13))
+    with pytest.raises(MotionRAGError, match="with a batch axis"):
+        PerceiverResampler(RESAMPLER)(torch.zeros(7, 12))
 
 
 # Context transformer
@@ -58,6 +60,18 @@ def test_context_refuses_more_references_than_positions(context):
     assert CONTEXT.max_references == 9
     with pytest.raises(MotionRAGError, match="10 references are too many: the position table holds 9"):
         context(*context_input(K=10))
+
+
+def test_context_refuses_shapes_that_do_not_belong_together(context):
+    motion, appearance = context_input()
+    for wrong in (
+        (motion, motion),
+        (motion[0], appearance),
+        (motion[:1], appearance),
+        (motion[..., :4], appearance),
+    ):
+        with pytest.raises(MotionRAGError, match=r"must be \[B,K,Q,D\] and \[B,K\+1,Q,D\] with Q=5, D=8"):
+            context(*wrong)
 
 
 def test_published_sizes_hold_nine_references():
@@ -114,6 +128,8 @@ def test_positions_and_mask():
 def test_context_refuses_settings_that_contradict():
     with pytest.raises(MotionRAGError, match="width=10 is not divisible by heads=4"):
         ContextConfig(width=10, heads=4)
+    with pytest.raises(MotionRAGError, match="width=9 is odd"):
+        ContextConfig(width=9, heads=3)
     with pytest.raises(MotionRAGError, match="max_positions=20 is less than one block, queries=25"):
         ContextConfig(max_positions=20)
 
@@ -154,15 +170,18 @@ def plain_formula(site, hidden, motion, heads, scale):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("R", "N", "heads", "queries"), [(1, 1, 4, 5), (2, 6, 2, 3), (3, 3, 8, 25), (1, 4, 1, 1)])
-def test_folded_attention_is_the_plain_formula(R, N, heads, queries):
+@pytest.mark.parametrize(
+    ("R", "N", "heads", "queries"), [(1, 1, 4, 5), (2, 6, 2, 3), (3, 3, 8, 25), (1, 4, 1, 1), (2, 4, 8, 5)]
+)
+def test_motion_attention_is_the_plain_formula(R, N, heads, queries):
+    """Whether the queries are folded into the keys (no more tokens than a head is wide) or not."""
     site = AdapterSite(width=32, motion_dim=12)
     random_weights(site)
     hidden, motion = random_tensor(N, 7, 32, seed=1), random_tensor(R, queries, 12, seed=2)
-    keys, values = site.fold(motion, heads)
-    torch.testing.assert_close(
-        inject(hidden, keys, values * 0.7), plain_formula(site, hidden, motion, heads, 0.7), atol=1e-5, rtol=1e-5
-    )
+    attention = site.prepare(motion, heads)
+    assert (attention.to_q is None) == (queries <= 32 // heads)
+    added = attention.scaled(0.7).add_to(hidden)
+    torch.testing.assert_close(added, plain_formula(site, hidden, motion, heads, 0.7), atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
@@ -178,8 +197,7 @@ def test_folded_attention_is_as_exact_in_half_precision(dtype):
     true = plain_formula(site.double(), hidden.double(), motion.double(), 4, 1.0) - hidden
     site.to(dtype)
     plain = plain_formula(site, hidden.to(dtype), motion.to(dtype), 4, 1.0)
-    keys, values = site.float().fold(motion, 4)
-    folded = inject(hidden.to(dtype), keys.to(dtype), values.to(dtype))
+    folded = site.float().prepare(motion, 4).to(plain).add_to(hidden.to(dtype))
     errors = [((out.double() - hidden) - true).square().mean().sqrt() for out in (plain, folded)]
     assert errors[1] < 1.25 * errors[0], f"plain {errors[0]:.2e}, folded {errors[1]:.2e}"
 
@@ -187,7 +205,7 @@ def test_folded_attention_is_as_exact_in_half_precision(dtype):
 def test_rows_that_do_not_divide_are_refused():
     site = AdapterSite(width=32, motion_dim=12)
     with pytest.raises(MotionRAGError, match="5 hidden rows cannot be shared among 2 rows"):
-        inject(torch.zeros(5, 7, 32), *site.fold(torch.zeros(2, 3, 12), 4))
+        site.prepare(torch.zeros(2, 3, 12), 4).add_to(torch.zeros(5, 7, 32))
 
 
 def test_adapter_needs_sites():

@@ -16,7 +16,7 @@ import motionrag
 from motionrag.checkpoint import load_strict
 from motionrag.convert.keys import target_of
 from motionrag.convert.published import convert
-from motionrag.models.adapter import AdapterConfig, AdapterSite, MotionAdapter, inject
+from motionrag.models.adapter import AdapterConfig, AdapterSite, MotionAdapter
 from motionrag.models.context import ContextConfig, MotionContextTransformer, block_losses
 from motionrag.models.resampler import PerceiverResampler, ResamplerConfig
 
@@ -125,8 +125,8 @@ def test_adapter_site(scale):
     )
     site = AdapterSite(c["query_dim"], i["motion_tokens"].shape[-1])
     load_strict(site, {name: w[f"processor.{name[:4]}_ip.0.weight"] for name in site.state_dict()}, "golden")
-    keys, values = site.fold(i["motion_tokens"], c["heads"])
-    attn.to_out[0].register_forward_pre_hook(lambda module, args: inject(args[0], keys, values * scale))
+    attention = site.prepare(i["motion_tokens"], c["heads"]).scaled(scale)
+    attn.to_out[0].register_forward_pre_hook(lambda module, args: attention.add_to(args[0]))
     compare(
         f"site at scale {scale}",
         attn(i["hidden_states"], i["encoder_hidden_states"]),
@@ -144,14 +144,28 @@ def adapter_from(published, base, motion_dim):
 
 
 def check_denoiser(name, base, model, call, sites):
+    """With the adapter of the golden file itself, and with that of the converted checkpoint."""
     g = golden(name)
     model.load_state_dict(section(g["weights"], "base."))
-    adapter = adapter_from(section(g["weights"], "adapter."), base, g["input"]["motion_tokens"].shape[-1])
-    assert sorted(adapter.config.sites) == sorted(sites)
     compare(f"{base} without adapter", call(model.eval(), g["input"]), g["output"]["without_adapter"])
-    attached = motionrag.attach(model, adapter)
-    with attached.condition(g["input"]["motion_tokens"]):
-        compare(f"{base} with adapter", call(model, g["input"]), g["output"]["with_adapter"])
+    motion = g["input"]["motion_tokens"]
+    recorded = adapter_from(section(g["weights"], "adapter."), base, motion.shape[-1])
+    for source, adapter in (("", recorded), (" converted", converted(base).adapter)):
+        assert sorted(adapter.config.sites) == sorted(sites)
+        with motionrag.attach(model, adapter) as attached, attached.condition(motion):
+            compare(f"{base} with{source} adapter", call(model, g["input"]), g["output"]["with_adapter"])
+
+
+def converted(base, transformer="motion_transformer"):
+    c, folder = golden("context_transformer")["config"], GOLDEN / "checkpoints"
+    names = [f"{base}_motion_adapter", transformer, "motion_proj"]
+    bundle, _ = convert(
+        [folder / f"{name}.ckpt" for name in names],
+        base=base,
+        head_dim=c["resampler"]["dim_head"],
+        context_head_dim=c["width"] // c["heads"],
+    )
+    return bundle.eval()
 
 
 @torch.no_grad()
@@ -196,18 +210,19 @@ def test_cogvideox_transformer():
 @pytest.mark.parametrize("base", ["cogvideox", "svd", "dynamicrafter"])
 def test_published_checkpoints(base):
     """The files give a bundle that reproduces the context transformer's golden output."""
-    g = golden("context_transformer")
-    folder = GOLDEN / "checkpoints"
-    files = [
-        folder / f"{base}_motion_adapter.ckpt",
-        folder / "motion_transformer.ckpt",
-        folder / "motion_proj.ckpt",
-    ]
-    bundle, _ = convert(files, base=base, head_dim=g["config"]["resampler"]["dim_head"])
-    i = g["input"]
-    target = bundle.eval().adapt(
+    i, bundle = golden("context_transformer")["input"], converted(base)
+    target = bundle.adapt(
         bundle.motion_resampler(i["reference_motion_features"]),
         bundle.appearance_resampler(i["reference_appearance_features"]),
         bundle.appearance_resampler(i["target_appearance_features"]),
     )
-    compare(f"{base} checkpoints, target tokens", target, g["output"]["target_tokens"])
+    expected = golden("context_transformer")["output"]["target_tokens"]
+    compare(f"{base} checkpoints, target tokens", target, expected)
+
+
+def test_published_checkpoints_without_start_token():
+    """Everything but the start token, which no file of these holds, is the same."""
+    with_start, without = (
+        converted("svd", name).state_dict() for name in ("motion_transformer", "motion_transformer_without_sos")
+    )
+    assert [name for name in with_start if not torch.equal(with_start[name], without[name])] == ["context.start"]

@@ -10,16 +10,18 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from motionrag.bases.checkpointing import Checkpointing
 from motionrag.bases.site_hook import SiteHook
 from motionrag.errors import MotionRAGError
 from motionrag.models.adapter import MotionAdapter
 from motionrag.registry import base_spec
-from motionrag.types import BaseSpec, Scale, scale_at
+from motionrag.types import BaseSpec, Scale, ScaleRange, scale_at
 
 
 @dataclass
@@ -29,13 +31,16 @@ class _Condition:
     motion: Tensor
     null: Tensor | None
     scale: Scale
-    rows: dict[bool, Tensor] = field(default_factory=dict)
+    _rows: dict[tuple[bool, bool], Tensor] = field(default_factory=dict)
 
-    def rows_for(self, *, guided: bool) -> Tensor:
+    def rows(self, *, guided: bool) -> Tensor:
         """Rows [R,Q,D] of a call: the motions, behind as many no-motion rows where guidance asks for them."""
-        if guided not in self.rows:
-            self.rows[guided] = torch.cat([self._null_rows(), self.motion]) if guided else self.motion
-        return self.rows[guided]
+        if not guided:
+            return self.motion
+        key = (torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+        if key not in self._rows:
+            self._rows[key] = torch.cat([self._null_rows(), self.motion])
+        return self._rows[key]
 
     def _null_rows(self) -> Tensor:
         if self.null is None:
@@ -50,47 +55,57 @@ class _Condition:
 class AttachedAdapter:
     """A Motion-Adapter attached to a denoiser; made by `attach`, ended by `detach`.
 
-    Idle, the base runs as if nothing were attached. Inside `with attached.condition(...)` its sites see
-    the motion tokens.
+    Idle, the base runs as if nothing were attached. Inside `with attached.condition(...)` the runs of the
+    pipeline it was attached to see the motion tokens.
     """
 
     def __init__(self, pipe: Any, denoiser: nn.Module, adapter: MotionAdapter, spec: BaseSpec) -> None:
+        self.adapter = adapter
+        """The attached adapter."""
         self._pipe = pipe if pipe is not denoiser else None
         self._denoiser = denoiser
-        self._adapter = adapter
         self._spec = spec
-        self._parameters = list(inspect.signature(denoiser.forward).parameters)
+        self._argument_names = list(inspect.signature(denoiser.forward).parameters)
         self._condition: _Condition | None = None
-        self._timesteps: Any = None
+        self._run_before: Any = None
+        self._run: Any = None
         self._guided = False
         self._hooks = {
             name: SiteHook(adapter.site(name), heads=denoiser.get_submodule(name).heads)  # type: ignore[arg-type]
             for name in adapter.config.sites
         }
-        self._sit()
-        self._handle = denoiser.register_forward_pre_hook(self._before_call, with_kwargs=True)
+        self._checkpointing = Checkpointing(denoiser, list(self._hooks.values()))
+        self._handles = [
+            denoiser.register_forward_pre_hook(self._before_call, with_kwargs=True),
+            denoiser.register_forward_hook(self._after_call, always_call=True),
+        ]
+        self._place_hooks()
 
     @contextmanager
     def condition(self, motion: Tensor, null: Tensor | None = None, scale: Scale = 1.0) -> Iterator[AttachedAdapter]:
-        """Inside the block, calls of the pipeline (or of the bare denoiser) are conditioned on the motion.
+        """Inside the block, runs of the pipeline (or calls of the bare denoiser) are conditioned on the motion.
 
-        Keys and values are computed once a block and kept until it ends. Where gradients reach the adapter
-        or the tokens they are computed at every call instead; a gradient-checkpointed base then wants its
-        backward pass inside the block too.
+        Keys and values are computed once and kept until the block ends; where gradients reach the adapter or
+        the tokens they are computed at every call instead. Backward passes may come after the block, also
+        through a gradient-checkpointed base.
 
         Args:
             motion: Motion tokens [B,Q,D]; the call's batch must be a multiple of B, and each motion serves
                 as many neighbouring rows (several videos a prompt).
-            null: No-motion tokens [1,Q,D], which guidance sets against the motion.
+            null: No-motion tokens [1,Q',D], which guidance sets against the motion; Q a multiple of Q'.
             scale: Strength for all, or `ScaleRange`s by site and denoising step; 0 is the bare base.
 
         Raises:
             MotionRAGError: If the shapes do not fit each other, the adapter or (at the call) the batch; if
-                guidance is on and `null` is missing; if a block is already open.
+                guidance is on and `null` is missing; if a range fits no site; if a block is already open;
+                if the adapter was detached or the pipeline has another denoiser now.
         """
-        self._check(motion, null, scale)
+        self._check_attached()
+        _check_tokens(motion, null, self.adapter.config.motion_dim)
+        scale = _checked_scale(scale, list(self._hooks), has_steps=self._pipe is not None)
         self._condition = _Condition(motion, null, scale)
-        self._timesteps = None
+        self._run_before = self._pipe and self._pipe.scheduler.timesteps
+        self._run = None
         try:
             yield self
         finally:
@@ -100,10 +115,12 @@ class AttachedAdapter:
 
     def detach(self) -> None:
         """Take every hook out again; the base is then exactly as it was."""
-        self._handle.remove()
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
         for hook in self._hooks.values():
             hook.forget()
-            hook.stand_up()
+            hook.remove()
 
     def __enter__(self) -> AttachedAdapter:
         return self
@@ -111,71 +128,100 @@ class AttachedAdapter:
     def __exit__(self, *exception: object) -> None:
         self.detach()
 
-    def _check(self, motion: Tensor, null: Tensor | None, scale: Scale) -> None:
+    def _check_attached(self) -> None:
+        if not self._handles:
+            raise MotionRAGError("this adapter was detached: attach() it again")
         if self._condition is not None:
-            raise MotionRAGError("a condition() block is already open on this pipeline: close it first")
-        D = self._adapter.config.motion_dim
-        if motion.ndim != 3 or motion.shape[-1] != D:
-            raise MotionRAGError(f"motion tokens are {tuple(motion.shape)}, this adapter takes [B,Q,{D}]")
-        if null is not None and (
-            null.ndim != 3 or null.shape[0] != 1 or null.shape[2] != D or motion.shape[1] % null.shape[1]
-        ):
+            raise MotionRAGError("a condition() block is already open on this model: close it first")
+        now = getattr(self._pipe, self._spec.denoiser, self._denoiser)
+        if getattr(now, "_orig_mod", now) is not self._denoiser:
             raise MotionRAGError(
-                f"no-motion tokens are {tuple(null.shape)}, motion tokens {tuple(motion.shape)} want [1,Q,{D}]"
+                f"the pipeline has another {self._spec.denoiser} than the adapter was attached to: attach() again"
             )
-        if self._pipe is None and not isinstance(scale, (int, float)):
-            raise MotionRAGError("ranges of scale follow a pipeline's denoising steps: attach to the pipeline")
 
-    def _sit(self) -> None:
+    def _place_hooks(self) -> None:
         for name, hook in self._hooks.items():
-            hook.sit_on(_output_projection(self._denoiser.get_submodule(name)))
+            hook.place_on(_output_projection(self._denoiser.get_submodule(name)))
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _before_call(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Prepare every site for this call of the denoiser."""
-        if self._condition is None:
-            for hook in self._hooks.values():
-                hook.forget()
-            return
-        self._sit()
-        self._notice_new_run()
+        if self._condition is not None:
+            self._place_hooks()
+            self._prepare_hooks(self._condition, args, kwargs)
+        if torch.is_grad_enabled():
+            self._checkpointing.capture()
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _after_call(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        self._checkpointing.release()
+
+    def _prepare_hooks(self, condition: _Condition, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self._notice_run()
         sample: Tensor = self._argument(0, args, kwargs)
-        rows = self._condition.rows_for(guided=self._guided)
-        if sample.shape[0] % len(rows):
+        rows = condition.rows(guided=self._guided)
+        if len(sample) % len(rows):
             guided = "with guidance" if self._guided else "without guidance"
             raise MotionRAGError(
-                f"the base was called with a batch of {sample.shape[0]} rows, which {len(self._condition.motion)} "
+                f"the base was called with a batch of {len(sample)} rows, which {len(condition.motion)} "
                 f"motions {guided} ({len(rows)} rows) do not divide: pass one motion for each prompt"
             )
-        progress = self._progress(args, kwargs)
+        progress = self._progress(condition.scale, args, kwargs)
         for name, hook in self._hooks.items():
-            hook.prepare(rows, scale_at(self._condition.scale, name, progress), like=sample)
+            hook.prepare(rows, scale_at(condition.scale, name, progress), like=sample)
 
-    def _notice_new_run(self) -> None:
-        """Read the guidance once a pipeline run: schedulers lay out new timesteps for each."""
+    def _notice_run(self) -> None:
+        """Read the guidance once a pipeline run; schedulers lay out new timesteps for each run."""
         if self._pipe is None:
             return
         timesteps = self._pipe.scheduler.timesteps
-        if timesteps is not self._timesteps:
-            self._timesteps = timesteps
-            try:
-                self._guided = self._spec.guided(self._pipe)
-            except AttributeError as error:
-                raise MotionRAGError(
-                    f"the {self._spec.denoiser} was called outside its pipeline: call the pipeline, "
-                    f"or attach to the {self._spec.denoiser} itself"
-                ) from error
+        if timesteps is self._run:
+            return
+        if timesteps is self._run_before:
+            raise MotionRAGError(
+                f"the {self._spec.denoiser} was called outside a run of its pipeline: call the pipeline, "
+                f"or attach to the {self._spec.denoiser} itself"
+            )
+        self._guided = self._spec.guided(self._pipe)
+        self._run = timesteps
 
-    def _progress(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
-        """Step index over number of steps, in [0, 1); 0 where the scale does not ask for it."""
-        if self._condition is None or isinstance(self._condition.scale, (int, float)):
+    def _progress(self, scale: Scale, args: tuple[Any, ...], kwargs: dict[str, Any]) -> float:
+        """Step index over number of steps, in [0, 1); 0 where there are no steps or the scale ignores them."""
+        if self._pipe is None or isinstance(scale, float):
             return 0.0
-        now = torch.as_tensor(self._argument(self._parameters.index("timestep"), args, kwargs))
-        steps = self._timesteps
+        now = torch.as_tensor(self._argument(self._argument_names.index("timestep"), args, kwargs))
+        steps = self._run
         return int((steps - now.flatten()[0].to(steps)).abs().argmin()) / len(steps)
 
     def _argument(self, position: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return args[position] if position < len(args) else kwargs[self._parameters[position]]
+        return args[position] if position < len(args) else kwargs[self._argument_names[position]]
+
+
+def _check_tokens(motion: Tensor, null: Tensor | None, D: int) -> None:
+    if motion.ndim != 3 or motion.shape[-1] != D or 0 in motion.shape:
+        raise MotionRAGError(f"motion tokens are {tuple(motion.shape)}, this adapter takes [B,Q,{D}]")
+    if null is None:
+        return
+    if null.ndim != 3 or null.shape[0] != 1 or null.shape[2] != D or 0 in null.shape:
+        raise MotionRAGError(f"no-motion tokens are {tuple(null.shape)}, wanted are [1,Q,{D}]")
+    if motion.shape[1] % null.shape[1]:
+        raise MotionRAGError(
+            f"{motion.shape[1]} motion tokens are not a multiple of {null.shape[1]} no-motion tokens: "
+            "both must come from the same resampler"
+        )
+
+
+def _checked_scale(scale: Scale, sites: list[str], *, has_steps: bool) -> Scale:
+    if isinstance(scale, Real):
+        return float(scale)
+    if not isinstance(scale, (list, tuple)) or not scale or not all(isinstance(part, ScaleRange) for part in scale):
+        raise MotionRAGError(f"scale must be a number or a list of ScaleRange, not {scale!r}")
+    for part in scale:
+        if not any(part.covers_site(site) for site in sites):
+            raise MotionRAGError(f"no site matches {part.sites!r}; the first site is {sites[0]!r}")
+        if part.follows_steps and not has_steps:
+            raise MotionRAGError("ranges of steps follow a pipeline's denoising steps: attach to the pipeline")
+    return scale
 
 
 def attach(pipe: Any, adapter: MotionAdapter) -> AttachedAdapter:
@@ -213,9 +259,8 @@ def _output_projection(attention: Any) -> Any:
 
 
 def _check_denoiser(denoiser: Any, spec: BaseSpec) -> None:
-    if hasattr(denoiser, "_orig_mod") or any(
-        getattr(module, "_compiled_call_impl", None) is not None
-        for module in (denoiser.modules() if isinstance(denoiser, nn.Module) else ())
+    if isinstance(denoiser, nn.Module) and any(
+        hasattr(module, "_orig_mod") or module._compiled_call_impl is not None for module in denoiser.modules()
     ):
         raise MotionRAGError("the denoiser is already compiled: attach the adapter first, then compile")
     if spec.denoiser_class not in [cls.__name__ for cls in type(denoiser).__mro__]:

@@ -2,51 +2,69 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from motionrag.errors import MotionRAGError
-from motionrag.models.adapter import AdapterSite, inject
+from motionrag.models.adapter import AdapterSite, MotionAttention
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Keys and values computed before the call, at their strength."""
+
+    attention: MotionAttention
+    batch: int
+
+
+@dataclass(frozen=True)
+class Live:
+    """Keys and values to be computed in the call, with gradients: training."""
+
+    rows: Tensor
+    scale: float
+    batch: int
+
+
+@dataclass(frozen=True)
+class _Cached:
+    key: tuple[object, ...]
+    used: tuple[Tensor, ...]  # held, so that no other tensor can come to have the id of one of these
+    attention: MotionAttention
 
 
 class SiteHook:
-    """Idle, live (training) or holding folded keys and values for the run in progress.
+    """Idle, or holding what the next calls of its layer add.
 
-    A hook that has nothing to add leaves the arguments untouched, so that scale 0 is the base bit for bit.
+    Idle it leaves the arguments untouched, so that scale 0 is the base bit for bit.
     """
 
     def __init__(self, site: AdapterSite, heads: int) -> None:
         self.site = site
         self.heads = heads
-        self._seat: nn.Module | None = None
+        self.state: Kept | Live | None = None
+        self._layer: nn.Module | None = None
         self._handle: Any = None
-        self._recompute_lost = False
-        self.live: tuple[Tensor, float] | None = None
-        self.forget()
+        self._cached: _Cached | None = None
 
-    def sit_on(self, linear: nn.Module) -> None:
-        """Sit on this module: a LoRA or a quantiser may have put another one in its place since."""
-        if self._seat is not linear:
-            self.stand_up()
-            self._seat, self._handle = linear, linear.register_forward_pre_hook(self)
+    def place_on(self, layer: nn.Module) -> None:
+        """Hook this layer: a LoRA or a quantiser may have put another one in its place since."""
+        if self._layer is not layer:
+            self.remove()
+            self._layer, self._handle = layer, layer.register_forward_pre_hook(self)
 
-    def stand_up(self) -> None:
-        """Leave the module."""
+    def remove(self) -> None:
+        """Leave the layer."""
         if self._handle is not None:
             self._handle.remove()
-        self._seat = self._handle = None
+        self._layer = self._handle = None
 
     def forget(self) -> None:
         """Become idle and free what was kept."""
-        self._recompute_lost = self.live is not None
-        self.live = None
-        self.keys: Tensor | None = None
-        self.values: Tensor | None = None
-        self._folded: tuple[Tensor, Tensor] | None = None
-        self._folded_rows: Tensor | None = None
-        self._scale = 0.0
+        self.state = self._cached = None
 
     def prepare(self, rows: Tensor, scale: float, like: Tensor) -> None:
         """Get ready for a call of the denoiser.
@@ -54,50 +72,41 @@ class SiteHook:
         Args:
             rows: Motion tokens [R,Q,D].
             scale: Strength; 0 makes the hook idle.
-            like: A tensor of the device and precision the base computes in.
+            like: The sample of the call: its batch, and the device and precision the base computes in.
         """
-        trained = torch.is_grad_enabled() and (
-            rows.requires_grad or any(p.requires_grad for p in self.site.parameters())
-        )
-        if trained:
-            self.forget()
-            self.live = (rows, scale) if scale else None
-        else:
-            self._keep(rows, scale, like)
-
-    def _keep(self, rows: Tensor, scale: float, like: Tensor) -> None:
-        """Fold once for these rows; between steps only the scale of the values may change."""
-        self.live = None
-        if rows is not self._folded_rows:
-            keys, values = self.site.fold(rows, self.heads)
-            self._folded, self._folded_rows = (keys.to(like), values.to(like.device)), rows
-            self._scale = 0.0
         if scale == 0:
-            self.keys = self.values = None
-        elif scale != self._scale and self._folded is not None:
-            self.keys, self.values = self._folded[0], (self._folded[1] * scale).to(like.dtype)
-        self._scale = scale
+            self.state = None
+        elif torch.is_grad_enabled() and (
+            rows.requires_grad or any(parameter.requires_grad for parameter in self.site.parameters())
+        ):
+            self.state = Live(rows, scale, len(like))
+        else:
+            self.state = Kept(self._kept(rows, scale, like), len(like))
+
+    def _kept(self, rows: Tensor, scale: float, like: Tensor) -> MotionAttention:
+        """Keys and values of these rows: computed when rows or weights are new; the scale may change freely."""
+        used = (rows, *self.site.parameters())
+        versions = [(id(tensor), None if tensor.is_inference() else tensor._version) for tensor in used]
+        key = (like.device, like.dtype, *versions)
+        if self._cached is None or self._cached.key != key:
+            # whatever mode this call happens to be in, later ones may be in another
+            with torch.inference_mode(False), torch.no_grad(), torch.autocast(like.device.type, enabled=False):
+                attention = self.site.prepare(rows, self.heads).to(like)
+            self._cached = _Cached(key, used, attention)
+        return self._cached.attention.scaled(scale)
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """The arguments of `to_out[0]` with the motion attention added to the first, or None to leave them."""
-        hidden: Tensor = args[0]
-        if self.live is not None:
-            rows, scale = self.live
-            keys, values = self.site.fold(rows, self.heads)
-            values = values * scale
-        elif self.keys is not None and self.values is not None:
-            keys, values = self.keys, self.values
-        else:
-            self._refuse_lost_recompute()
+        """The layer's arguments with the motion attention added to the first, or None to leave them."""
+        state, hidden = self.state, args[0]
+        if state is None:
             return None
-        return (inject(hidden, keys.to(hidden), values.to(hidden)), *args[1:])
-
-    def _refuse_lost_recompute(self) -> None:
-        """A gradient-checkpointed block recomputed after its motion is gone would give wrong gradients."""
-        if torch.compiler.is_compiling() or not self._recompute_lost:
-            return
-        if torch._C._current_graph_task_id() != -1:
+        if hidden.shape[0] % state.batch:
             raise MotionRAGError(
-                "a gradient-checkpointed block is recomputed after its condition() block ended: "
-                "run the backward pass inside the `with` block"
+                f"an adapted layer got {hidden.shape[0]} rows in a call of {state.batch}: something (a cache of "
+                "one half of guidance?) skips rows, which the adapter cannot follow"
             )
+        if isinstance(state, Live):
+            attention = self.site.prepare(state.rows, self.heads).scaled(state.scale)
+        else:
+            attention = state.attention
+        return (attention.to(hidden).add_to(hidden), *args[1:])

@@ -10,6 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from motionrag.errors import MotionRAGError
+
 if TYPE_CHECKING:
     from motionrag.convert.published import KeyReport
 
@@ -28,7 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where to write the bundle")
     parser.add_argument("--base", help="refuse files of another base than this one")
     parser.add_argument(
-        "--head-dim", type=int, default=64, help="width of an attention head (64 in all published files)"
+        "--head-dim", type=int, default=64, help="width of a resampler's attention head (64 in all published files)"
+    )
+    parser.add_argument(
+        "--context-head-dim", type=int, help="the same of the context transformer (default: --head-dim)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the start token, should it be missing")
     parser.add_argument("--json", action="store_true", help="print the account as one JSON object a line")
@@ -38,7 +43,15 @@ def run(arguments: argparse.Namespace) -> None:
     """Convert, write the bundle, print the account."""
     from motionrag.convert.published import convert
 
-    bundle, reports = convert(arguments.files, base=arguments.base, head_dim=arguments.head_dim, seed=arguments.seed)
+    if arguments.out.is_file():
+        raise MotionRAGError(f"{arguments.out}: is a file, --out wants a folder")
+    bundle, reports = convert(
+        arguments.files,
+        base=arguments.base,
+        head_dim=arguments.head_dim,
+        context_head_dim=arguments.context_head_dim,
+        seed=arguments.seed,
+    )
     bundle.save_pretrained(arguments.out)
     made, taken = bundle.config.context.width, bundle.config.adapter.motion_dim
     if made != taken:
@@ -61,7 +74,9 @@ def _print_table(reports: list[KeyReport]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("file", "key", "", "name in the bundle", "shape", "note", show_edge=False)
+    table = Table(show_edge=False)
+    for title in ("file", "key", "", "name in the bundle", "shape", "note"):
+        table.add_column(title, overflow="fold")
     for report in reports:
         action = Text(report.action, style=COLOURS[report.action])
         shape = "x".join(map(str, report.shape))

@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from motionrag.errors import MotionRAGError
+
 _RESAMPLER = {
     r"layers\.(\d+)\.0\.norm1\.(weight|bias)": r"blocks.\1.attention.norm_features.\2",
     r"layers\.(\d+)\.0\.norm2\.(weight|bias)": r"blocks.\1.attention.norm_latents.\2",
@@ -35,15 +37,21 @@ _SITES = {
     "svd": r"unet\.(.+\.attn2)\.processor\.(to_[qkv])_ip\.0\.weight",
     "dynamicrafter": r"model\.diffusion_model\.(.+\.attn2)\.(to_[qkv])_a\.weight",
 }
-_DROPPED = {
+_RECOMPUTED = {
     r"(?:condition_transformer\.)?(?:vision_model|condition_model)\.|action_embedder\.": (
         "a frozen encoder's weight; it loads from its own repository"
     ),
-    r"(?:transformer|unet|vae|text_encoder|image_encoder|model\.diffusion_model|first_stage_model"
-    r"|cond_stage_model|embedder|image_proj_model)\.": "a weight of the frozen base; it loads with the base",
     r"(?:condition_transformer\.)?(?:vision_pe|condition_pe)\.": "a position table; it is computed",
 }
-UNKNOWN = "unknown to the method"
+_OF_THE_METHOD = (
+    r"(?:condition_transformer|condition_proj|vision_proj|action_proj_model|transformer\.layers|transformer\.norm)\."
+    r"|.+\.to_[qkv]_(?:ip|a)\."
+)
+_OF_THE_BASE = {
+    r"(?:transformer|unet|vae|text_encoder|image_encoder|model\.diffusion_model|first_stage_model"
+    r"|cond_stage_model|embedder|image_proj_model)\.": "a weight of the frozen base; it loads with the base",
+    r"": "not of the method",
+}
 
 
 @dataclass(frozen=True)
@@ -61,7 +69,12 @@ class Target:
 
 
 def target_of(key: str) -> Target:
-    """The bundle's name for a published key, or the reason why it has none."""
+    """The bundle's name for a published key, or the reason why it has none.
+
+    Raises:
+        MotionRAGError: If the key is one of the method's by its name, but not one the method has; leaving it
+            out would give another model.
+    """
     for base, pattern in _SITES.items():
         if match := re.fullmatch(pattern, key):
             site, projection = match.groups()
@@ -74,7 +87,9 @@ def target_of(key: str) -> Target:
         for pattern, name in _RESAMPLER.items():
             if match := re.fullmatch(prefix + pattern, key):
                 return Target(part + match.expand(name))
-    for pattern, reason in _DROPPED.items():
+    for pattern, reason in _RECOMPUTED.items():
         if re.match(pattern, key):
             return Target(None, note=reason)
-    return Target(None, note=UNKNOWN)
+    if re.match(_OF_THE_METHOD, key):
+        raise MotionRAGError(f"unknown weight {key!r}: another version of the method?")
+    return Target(None, note=next(reason for pattern, reason in _OF_THE_BASE.items() if re.match(pattern, key)))

@@ -51,22 +51,27 @@ class _File:
         return {target.base for target in self.targets.values() if target.base}
 
     @property
-    def rank(self) -> int:
-        """Later training stages override earlier ones: resampler, then transformer, then adapter file."""
-        if self.bases:
-            return 2
-        return int(any(target.name == "context.encoder.layers.0.norm1.weight" for target in self.targets.values()))
+    def stage(self) -> int:
+        """Which training stage wrote it: the adapter's own files are of stage 1 or 3, later ones override."""
+        context = any(target.name and target.name.startswith("context.encoder.") for target in self.targets.values())
+        return 2 * context + bool(self.bases)
 
 
 def convert(
-    paths: Sequence[Path], *, base: str | None = None, head_dim: int = 64, seed: int = 0
+    paths: Sequence[Path],
+    *,
+    base: str | None = None,
+    head_dim: int = 64,
+    context_head_dim: int | None = None,
+    seed: int = 0,
 ) -> tuple[MotionBundle, list[KeyReport]]:
     """Turn published checkpoint files of one base model into a bundle.
 
     Args:
         paths: The files, in any order; where they hold the same part, the later training stage counts.
         base: The base model they must be of; None takes what the adapter's keys say.
-        head_dim: Width of an attention head in resamplers and transformer (64 in all published files).
+        head_dim: Width of an attention head in the resamplers (64 in all published files).
+        context_head_dim: The same in the context transformer; None takes `head_dim` (published: 64 too).
         seed: Seed of the start token if no file holds one.
 
     Returns:
@@ -76,10 +81,10 @@ def convert(
         MotionRAGError: If a file cannot be read safely, is of another base, holds nothing of the method, or
             if parts are missing or do not fit together.
     """
-    files = sorted((_read(Path(path)) for path in paths), key=lambda file: file.rank)
+    files = sorted((_read(Path(path)) for path in paths), key=lambda file: file.stage)
     base = _one_base(files, base)
     state, reports = _merge(files)
-    config = _config(state, base, head_dim)
+    config = _config(state, base, head_dim, context_head_dim or head_dim)
     if START not in state:
         state[START] = _start_token(config.context, seed)
         shape = tuple(state[START].shape)
@@ -119,42 +124,43 @@ def _one_base(files: Sequence[_File], wanted: str | None) -> str:
 def _merge(files: Sequence[_File]) -> tuple[dict[str, Tensor], list[KeyReport]]:
     state: dict[str, Tensor] = {}
     reports: list[KeyReport] = []
-    source: dict[str, int] = {}
+    source: dict[str, tuple[int, _File]] = {}
     for file in files:
         for key, target in file.targets.items():
             action, shape = "mapped" if target.name else "dropped", tuple(file.tensors[key].shape)
-            report = KeyReport(file.path.name, key, action, target.name or "", shape, target.note)
             if target.name:
-                if target.name in state:
-                    earlier = source[target.name]
+                if target.name in source:
+                    index, earlier = source[target.name]
+                    if earlier.stage == file.stage:
+                        raise MotionRAGError(
+                            f"{earlier.path} and {file.path} hold the same part ({key}): give one of them"
+                        )
                     note = f"a later stage's value is in {file.path.name}"
-                    reports[earlier] = replace(reports[earlier], action="overridden", note=note)
+                    reports[index] = replace(reports[index], action="overridden", note=note)
                 state[target.name] = file.tensors[key].float()
-                source[target.name] = len(reports)
-            reports.append(report)
+                source[target.name] = len(reports), file
+            reports.append(KeyReport(file.path.name, key, action, target.name or "", shape, target.note))
     return state, reports
 
 
-def _config(state: Mapping[str, Tensor], base: str, head_dim: int) -> BundleConfig:
+def _config(state: Mapping[str, Tensor], base: str, head_dim: int, context_head_dim: int) -> BundleConfig:
     motion = _resampler_config(state, "motion_resampler", head_dim, "motion_proj.ckpt")
     appearance = _resampler_config(state, "appearance_resampler", head_dim, "motion_transformer.ckpt")
-    layers = _count(state, r"context\.encoder\.layers\.(\d+)\.")
-    if not layers:
-        raise MotionRAGError("the files hold no context transformer: add motion_transformer.ckpt")
-    feed_forward, width = state["context.encoder.layers.0.linear1.weight"].shape
+    linear = _needed(state, "context.encoder.layers.0.linear1.weight", 2, "motion_transformer.ckpt")
     context = ContextConfig(
-        width=width,
+        width=linear.shape[1],
         queries=motion.queries,
-        layers=layers,
-        heads=_heads(width, head_dim),
-        feed_forward=feed_forward,
+        layers=_count(state, r"context\.encoder\.layers\.(\d+)\."),
+        heads=_heads(linear.shape[1], context_head_dim),
+        feed_forward=linear.shape[0],
     )
     sites = {
         name.split(".")[2].replace("/", "."): tensor.shape[0]
         for name, tensor in state.items()
-        if name.startswith("adapter.") and name.endswith(".to_q.weight")
+        if re.fullmatch(r"adapter\..+\.to_q\.weight", name)
     }
-    motion_dim = next(t.shape[1] for name, t in state.items() if name.endswith(".to_k.weight") and "adapter" in name)
+    keys = [name for name in state if re.fullmatch(r"adapter\..+\.to_k\.weight", name)]
+    motion_dim = _needed(state, keys[0] if keys else "adapter's to_k", 2, "Motion-Adapter.ckpt").shape[1]
     return BundleConfig(
         adapter=AdapterConfig(base=base, motion_dim=motion_dim, sites=sites),
         motion_resampler=motion,
@@ -164,22 +170,31 @@ def _config(state: Mapping[str, Tensor], base: str, head_dim: int) -> BundleConf
 
 
 def _resampler_config(state: Mapping[str, Tensor], part: str, head_dim: int, file: str) -> ResamplerConfig:
-    needed = [f"{part}.latents", f"{part}.proj_in.weight", f"{part}.proj_out.weight"]
-    first = [f"{part}.blocks.0.attention.to_q.weight", f"{part}.blocks.0.feed_forward.up.weight"]
-    if not all(name in state for name in needed + first):
-        raise MotionRAGError(f"the files hold no complete {part.replace('_', ' ')}: add {file}")
-    latents, proj_in, proj_out = (state[name] for name in needed)
-    to_q, up = (state[name] for name in first)
+    def needed(name: str, axes: int = 2) -> Tensor:
+        return _needed(state, f"{part}.{name}", axes, file)
+
+    proj_in, up = needed("proj_in.weight"), needed("blocks.0.feed_forward.up.weight")
     return ResamplerConfig(
         input_dim=proj_in.shape[1],
         width=proj_in.shape[0],
         depth=_count(state, rf"{part}\.blocks\.(\d+)\."),
-        heads=_heads(to_q.shape[0], head_dim),
+        heads=_heads(needed("blocks.0.attention.to_q.weight").shape[0], head_dim),
         head_dim=head_dim,
-        queries=latents.shape[1],
-        output_dim=proj_out.shape[0],
+        queries=needed("latents", axes=3).shape[1],
+        output_dim=needed("proj_out.weight").shape[0],
         ff_mult=up.shape[0] // proj_in.shape[0],
     )
+
+
+def _needed(state: Mapping[str, Tensor], name: str, axes: int, file: str) -> Tensor:
+    """A tensor that tells a size, or what to do when it is not there."""
+    if name not in state:
+        raise MotionRAGError(f"the files hold no {name}: add a complete {file}")
+    if state[name].ndim != axes:
+        raise MotionRAGError(
+            f"{name} is {tuple(state[name].shape)}, a tensor of {axes} axes is wanted: not a {file}?"
+        )
+    return state[name]
 
 
 def _count(state: Mapping[str, Tensor], pattern: str) -> int:

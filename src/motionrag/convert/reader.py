@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import re
 import warnings
 import zipfile
@@ -39,14 +38,13 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         with warnings.catch_warnings():  # about pickle protocols; the file is refused or read
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=magic == _ZIP)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"Unsupported global: GLOBAL (\S+)", str(error))
-        raise MotionRAGError(
-            f"{path}: refused, it carries Python objects or code{f' ({found[1]})' if found else ''} and not just "
-            "tensors; nothing of it was run. Get the file from its authors"
-        ) from error
-    except (RuntimeError, EOFError) as error:
-        raise MotionRAGError(f"{path}: damaged; download it again") from error
+    except Exception as error:  # torch names no limit to what a damaged file may raise
+        if found := re.search(r"Unsupported (?:global: GLOBAL|class) (\S+)", str(error)):
+            raise MotionRAGError(
+                f"{path}: refused, it carries Python objects or code ({found[1]}) and not just tensors; "
+                "nothing of it was run. Get the file from its authors"
+            ) from error
+        raise MotionRAGError(f"{path}: refused, it is damaged or a pickle of something else than tensors") from error
     return _tensors(path, content)
 
 
@@ -55,10 +53,9 @@ def _tensors(path: Path, content: object) -> dict[str, Tensor]:
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not content:
         raise MotionRAGError(f"{path}: holds no state dict")
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
-    if not tensors:
-        raise MotionRAGError(f"{path}: holds no tensors")
-    broken = [key for key, value in tensors.items() if value.is_floating_point() and not value.isfinite().all()]
-    if broken:
-        raise MotionRAGError(f"{path}: {len(broken)} tensors are not finite, the first is {broken[0]!r}")
-    return tensors
+    for key, value in content.items():
+        if not isinstance(value, Tensor):
+            raise MotionRAGError(f"{path}: its entry {key!r} is a {type(value).__name__}, not a tensor")
+        if value.is_floating_point() and not value.isfinite().all():
+            raise MotionRAGError(f"{path}: its tensor {key!r} is not finite")
+    return {str(key): value for key, value in content.items()}

@@ -1,7 +1,7 @@
 """The Motion-Adapter: motion tokens injected into a frozen base model by attention (paper, section 3.4).
 
 At each adapted attention layer (a *site*) the attention output h, just before the output projection, becomes
-`h + scale * softmax(Wq h (Wk m)^T / sqrt(d)) Wv m` for motion tokens m. The queries are never formed: keys
+`h + scale * softmax(Wq h (Wk m)^T / sqrt(d)) Wv m` for motion tokens m. Queries are not formed: keys
 and values depend on m alone, so Wq is folded into the keys once, and a site costs heads x Q columns a token
 instead of the full width (25 / 64 of the published work at 25 tokens and heads of 64).
 """
@@ -11,8 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -45,7 +47,7 @@ class AdapterSite(nn.Module):
         self.to_v = nn.Linear(motion_dim, width, bias=False)
         nn.init.zeros_(self.to_v.weight)
 
-    def fold(self, motion: Tensor, heads: int) -> tuple[Tensor, Tensor]:
+    def prepare(self, motion: Tensor, heads: int) -> MotionAttention:
         """All that depends on the motion tokens alone.
 
         Args:
@@ -53,34 +55,56 @@ class AdapterSite(nn.Module):
             heads: Attention heads of the site's own layer.
 
         Returns:
-            Keys [R, heads*Q, W] that act on h directly, softmax scale included, and values [R*heads, Q, W/heads].
+            Keys and values; the queries' projection is folded into the keys where that is the cheaper way.
         """
         motion = motion.to(self.to_k.weight)
         k = rearrange(self.to_k(motion), "r q (h d) -> r h q d", h=heads)
-        v = rearrange(self.to_v(motion), "r q (h d) -> (r h) q d", h=heads)
+        v = rearrange(self.to_v(motion), "r q (h d) -> r h q d", h=heads)
+        if k.shape[2] > k.shape[3]:
+            return MotionAttention(k, v, self.to_q.weight)
         to_q = rearrange(self.to_q.weight, "(h d) w -> h d w", h=heads)
-        return rearrange(k @ to_q, "r h q w -> r (h q) w") * k.shape[-1] ** -0.5, v
+        return MotionAttention(rearrange(k @ to_q, "r h q w -> r (h q) w") * k.shape[-1] ** -0.5, v, None)
 
 
-def inject(hidden: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-    """Add the motion attention to a layer's attention output.
+class MotionAttention(NamedTuple):
+    """What a site needs of the motion tokens to attend to them, for H heads of width d = W / H."""
 
-    Args:
-        hidden: Attention output [N,L,W], N a multiple of R: hidden rows (batch, video, frame), batch outermost.
-        keys: Folded keys [R, heads*Q, W] of `AdapterSite.fold`.
-        values: Values [R*heads, Q, W/heads], already scaled; each row serves N / R hidden rows in turn.
+    keys: Tensor
+    """With folded queries [R, H*Q, W], to act on h itself, softmax scale included; else [R,H,Q,d]."""
+    values: Tensor
+    """[R,H,Q,d]."""
+    to_q: Tensor | None
+    """The queries' projection [W,W] where it is not folded: for more tokens than a head is wide."""
 
-    Raises:
-        MotionRAGError: If N is not a multiple of R.
-    """
-    N, R, Q = hidden.shape[0], keys.shape[0], values.shape[1]
-    if N % R:
-        raise MotionRAGError(f"{N} hidden rows cannot be shared among {R} rows of motion tokens")
-    h = rearrange(hidden, "(r n) l w -> r w (n l)", r=R)
-    scores = torch.bmm(keys, h).view(len(values), Q, -1)
-    attended = torch.bmm(scores.softmax(dim=1).transpose(1, 2), values)
-    h = rearrange(h, "r (h d) n -> r h n d", d=values.shape[2])
-    return rearrange(h + attended.view(h.shape), "r h (n l) d -> (r n) l (h d)", n=N // R)
+    def to(self, like: Tensor) -> MotionAttention:
+        """The same on the device and in the precision of a tensor."""
+        return MotionAttention(*(None if part is None else part.to(like) for part in self))  # type: ignore[arg-type]
+
+    def scaled(self, scale: float) -> MotionAttention:
+        """The same with its result multiplied by a strength."""
+        return self._replace(values=self.values * scale)
+
+    def add_to(self, hidden: Tensor) -> Tensor:
+        """Add the motion attention to a layer's attention output.
+
+        Args:
+            hidden: Attention output [N,L,W]; rows (batch, video, frame), batch outermost. Each of the R rows of
+                motion serves N / R of them in turn.
+
+        Raises:
+            MotionRAGError: If N is not a multiple of R.
+        """
+        (R, H, Q), N = self.values.shape[:3], hidden.shape[0]
+        if N % R:
+            raise MotionRAGError(f"{N} hidden rows cannot be shared among {R} rows of motion tokens")
+        h = rearrange(hidden, "(r n) l (h d) -> r h (n l) d", r=R, h=H)
+        if self.to_q is None:
+            scores = torch.bmm(self.keys, rearrange(hidden, "(r n) l w -> r w (n l)", r=R)).view(R * H, Q, -1)
+            attended = torch.bmm(scores.softmax(dim=1).transpose(1, 2), self.values.flatten(0, 1)).view(h.shape)
+        else:
+            q = rearrange(F.linear(hidden, self.to_q), "(r n) l (h d) -> r h (n l) d", r=R, h=H)
+            attended = F.scaled_dot_product_attention(q, self.keys, self.values)
+        return rearrange(h + attended, "r h (n l) d -> (r n) l (h d)", n=N // R)
 
 
 class MotionAdapter(nn.Module):

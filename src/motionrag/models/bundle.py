@@ -5,7 +5,7 @@ It is what training makes, what a user loads, and what the tokens in a database 
 
 from __future__ import annotations
 
-import json
+import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,8 @@ class MotionBundle(
 ):
     """All trained parts of the method for one base model.
 
-    `save_pretrained(folder)`, `from_pretrained(folder or hub id)` and `push_to_hub(id)` are
-    huggingface_hub's; loading is strict and checks the fingerprint.
+    `save_pretrained(folder)` and `push_to_hub(id)` are huggingface_hub's; `from_pretrained(folder or hub id)`
+    is strict and checks the fingerprint.
     """
 
     def __init__(self, config: BundleConfig) -> None:
@@ -88,42 +88,72 @@ class MotionBundle(
         return checkpoint.fingerprint(self.state_dict(), asdict(self.config))
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:
-        """Write the bundle into a folder, whole or not at all; see huggingface_hub for the options."""
+        """Write the bundle into a folder; see huggingface_hub for the options.
+
+        A folder that is there keeps its other files and its model card. Until the new files are complete they
+        lie beside it.
+        """
         folder = Path(save_directory)
         kwargs.setdefault("repo_id", folder.name)
         with checkpoint.replacing(folder) as temporary:
+            if (folder / "README.md").is_file():
+                shutil.copy(folder / "README.md", temporary)
             return super().save_pretrained(temporary, **kwargs)
 
     def _save_pretrained(self, save_directory: Path) -> None:
         checkpoint.save(save_directory, self.state_dict(), asdict(self.config))
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> MotionBundle:
-        """Load a bundle from a local folder or a hub id; see huggingface_hub for the options.
+    def from_pretrained(  # type: ignore[override]  # an unknown option is an error here
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        *,
+        revision: str | None = None,
+        cache_dir: str | Path | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+    ) -> MotionBundle:
+        """Load a bundle from a local folder or a hub id.
+
+        Args:
+            pretrained_model_name_or_path: A folder that `save_pretrained` wrote, or the id of one on the hub.
+            revision: Branch, tag or commit on the hub.
+            cache_dir: Where hub files are kept.
+            force_download: Fetch them again.
+            local_files_only: Fetch nothing.
+            token: Access token for the hub.
 
         Raises:
             MotionRAGError: If it is not there, damaged, changed since it was saved, or incomplete.
         """
-        try:
-            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        except (HFValidationError, HfHubHTTPError, json.JSONDecodeError, OSError) as error:
-            raise MotionRAGError(
-                f"no bundle at {str(pretrained_model_name_or_path)!r}: neither a local folder with "
-                f"{checkpoint.CONFIG_NAME} and {checkpoint.WEIGHTS_NAME}, nor a hub id that can be reached ({error})"
-            ) from error
-
-    @classmethod
-    def _from_pretrained(cls, *, model_id: str, **kwargs: Any) -> MotionBundle:
-        if Path(model_id).is_dir():
-            files = [Path(model_id) / name for name in (checkpoint.WEIGHTS_NAME, checkpoint.CONFIG_NAME)]
+        where = str(pretrained_model_name_or_path)
+        names = (checkpoint.WEIGHTS_NAME, checkpoint.CONFIG_NAME)
+        if Path(where).is_dir():
+            weights, config = (Path(where) / name for name in names)
         else:
-            kwargs.pop("config", None)  # what the mixin read of it; read again below, with the weights
-            files = [
-                Path(hf_hub_download(model_id, name, **kwargs))
-                for name in (checkpoint.WEIGHTS_NAME, checkpoint.CONFIG_NAME)
-            ]
-        state, document = checkpoint.load(*files)
+            try:
+                weights, config = (
+                    Path(
+                        hf_hub_download(
+                            where,
+                            name,
+                            revision=revision,
+                            cache_dir=cache_dir,
+                            force_download=force_download,
+                            local_files_only=local_files_only,
+                            token=token,
+                        )
+                    )
+                    for name in names
+                )
+            except (HFValidationError, HfHubHTTPError, OSError) as error:
+                raise MotionRAGError(
+                    f"no bundle at {where!r}: it is neither a local folder nor a hub id that can be reached "
+                    f"({' '.join(str(error).split())})"
+                ) from error
+        state, document = checkpoint.load(weights, config)
         with torch.device("meta"):
-            bundle = cls(parse(BundleConfig, document, where=f"{model_id}/{checkpoint.CONFIG_NAME}"))
-        checkpoint.load_strict(bundle, state, where=model_id)
+            bundle = cls(parse(BundleConfig, document, where=str(config)))
+        checkpoint.load_strict(bundle, state, where=str(weights))
         return bundle

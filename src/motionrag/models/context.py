@@ -34,6 +34,8 @@ class ContextConfig:
     """Length of the position table, in tokens: it bounds the number of references."""
 
     def __post_init__(self) -> None:
+        if self.width % 2:
+            raise MotionRAGError(f"ContextConfig: width={self.width} is odd, positions need sine and cosine pairs")
         if self.width % self.heads:
             raise MotionRAGError(f"ContextConfig: width={self.width} is not divisible by heads={self.heads}")
         if self.max_positions < self.queries:
@@ -94,7 +96,7 @@ class MotionContextTransformer(nn.Module):
         return rearrange(x, "b (k q) d -> b k q d", q=Q)
 
     def _check(self, motion: Tensor, appearance: Tensor) -> None:
-        B, K, Q, D = motion.shape
+        B, K, Q, D = motion.shape if motion.ndim == 4 else (0, 0, 0, 0)
         if appearance.shape != (B, K + 1, Q, D) or (self.config.queries, self.config.width) != (Q, D):
             raise MotionRAGError(
                 f"motion tokens {tuple(motion.shape)} and appearance tokens {tuple(appearance.shape)} must be "

@@ -1,6 +1,6 @@
 """Ways to turn several references into one motion without the context transformer, to compare with.
 
-They are the alternatives of the paper's ablation: each takes the same motion tokens and similarities.
+Each takes the same motion tokens and similarities.
 """
 
 from __future__ import annotations

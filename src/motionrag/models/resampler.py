@@ -103,8 +103,10 @@ class PerceiverResampler(nn.Module):
         """Features [..., L, C] of any length L to tokens [..., Q, D].
 
         Raises:
-            MotionRAGError: If the features' width is not the one it was built for.
+            MotionRAGError: If the features' width is not the one it was built for, or an axis is missing.
         """
+        if features.ndim < 3:
+            raise MotionRAGError(f"features are {tuple(features.shape)}, wanted are [...,L,C] with a batch axis")
         if features.shape[-1] != self.config.input_dim:
             raise MotionRAGError(
                 f"features are {features.shape[-1]} wide, this resampler takes {self.config.input_dim}: "
