@@ -19,7 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import resource
+import random
 import statistics
 import subprocess
 import sys
@@ -196,8 +196,9 @@ def measure_time(size, device, dtype, rounds):
     adapter = make_adapter(base, model, device)
     motion = torch.randn(2, QUERIES, MOTION_DIM, device=device, dtype=dtype)
     times, outputs = {way: [] for way in WAYS}, {}
+    order = random.Random(0)
     for index in range(rounds + 1):
-        for way in WAYS[index % 4 :] + WAYS[: index % 4]:  # no way always follows the same one
+        for way in order.sample(WAYS, len(WAYS)):  # no way always follows the same one
             with prepared(way, model, arguments, motion, adapter) as step:
                 synchronise(device)
                 start = time.perf_counter()
@@ -221,7 +222,7 @@ def check_same(outputs):
     published, scale = outputs["published"], outputs["published"].float().abs().max()
     for way in ("cached", "uncached"):
         error = (outputs[way] - published).float().abs().max() / scale
-        if not error < (1e-4 if published.dtype == torch.float32 else 5e-2):
+        if not error < (1e-3 if published.dtype == torch.float32 else 5e-2):
             raise SystemExit(f"{way} differs from published by {error:.1e}: not the same adapter")
     if torch.equal(outputs["bare"], published):
         raise SystemExit("the adapter did nothing")
@@ -229,16 +230,20 @@ def check_same(outputs):
 
 @torch.no_grad()
 def measure_memory(size, way, device, dtype):
-    """Peak memory in MB of two steps one way: resident set on CPU, allocated on CUDA."""
+    """Peak memory in MB during one step, weights included: resident set on Linux CPUs, allocated on CUDA."""
     base, model, arguments = build(size, device, dtype)
     adapter = None if way == "bare" else make_adapter(base, model, device)
     motion = torch.randn(2, QUERIES, MOTION_DIM, device=device, dtype=dtype)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of building the model
     with prepared(way, model, arguments, motion, adapter) as step:
-        step(arguments)
         step(arguments)
     if device == "cuda":
         return torch.cuda.max_memory_allocated() / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    return int(peak.split()[1]) / 1024
 
 
 def memory_in_own_process(size, way, arguments):
@@ -261,8 +266,8 @@ def summarise(size, times, memory):
 
 def markdown(rows):
     """The table for benchmarks/README.md."""
-    lines = ["| size | bare step | cached | uncached | published | bare memory | cached | published |"]
-    lines.append("|---|---|---|---|---|---|---|---|")
+    lines = ["| size | bare step | cached | uncached | published | bare memory | cached | uncached | published |"]
+    lines.append("|---|---|---|---|---|---|---|---|---|")
     for row in rows:
         time_cells = " | ".join(
             "{:+.1f}% ({:+.1f} to {:+.1f})".format(
@@ -270,12 +275,18 @@ def markdown(rows):
             )
             for way in WAYS[1:]
         )
-        memory_cells = " | ".join(f"{row[f'{way}_added_mb']:+,.0f} MB" for way in ("cached", "published"))
+        memory_cells = " | ".join(f"{row[f'{way}_added_mb']:+,.0f} MB" for way in WAYS[1:])
         lines.append(
             f"| {row['size']} | {row['bare_ms']:,.0f} ms | {time_cells} "
             f"| {row['bare_mb']:,.0f} MB | {memory_cells} |"
         )
     return "\n".join(lines)
+
+
+def cpu_name():
+    """The processor as Linux names it."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def main():
@@ -302,7 +313,7 @@ def main():
         rows.append(summarise(size, measure_time(size, arguments.device, dtype, arguments.rounds), memory))
         print(f"{size}: {time.perf_counter() - started:.0f} s", file=sys.stderr, flush=True)
         if arguments.out:
-            machine = {"torch": torch.__version__, "cpu": platform.processor(), "threads": torch.get_num_threads()}
+            machine = {"torch": torch.__version__, "cpu": cpu_name(), "threads": torch.get_num_threads()}
             about = {"device": arguments.device, "dtype": arguments.dtype, **machine}
             arguments.out.parent.mkdir(parents=True, exist_ok=True)
             arguments.out.write_text(json.dumps({"about": about, "rows": rows}, indent=2) + "\n")
