@@ -9,9 +9,10 @@ within the same process, so that drift of the machine touches all alike:
     published   the same adapter as attention processors in the published manner: queries, keys and values
                 projected at every step, motion rows repeated for every hidden row
 
-Two figures for the added time: the seconds spent in the adapter's own operations over those of the rest of the very
-same step (on CPU, where operations are not queued), and the median ratio of whole steps (the better of
-two in a row) to the bare step of the same round. The first is not touched by other load on the machine, the second takes in what the first might miss.
+Two figures for the added time. The seconds spent in the adapter's own operations over those of the rest of the
+very same step (on CPU, where operations are not queued): other load on the machine touches both alike. And the
+median ratio of whole steps, the better of two in a row, to the bare step of the same round: noisier, but it takes
+in what the first might miss.
 
 Peak memory is measured in a process of its own for each way. Example:
 
