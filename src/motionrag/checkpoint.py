@@ -33,7 +33,7 @@ def fingerprint(state: Mapping[str, Tensor], config: Mapping[str, Any] | None = 
 
 
 def save(folder: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Write weights, config and their fingerprint into an existing folder."""
+    """Write weights, config and their fingerprint into a new folder: over a bundle, through `replacing`."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     save_file(tensors, folder / WEIGHTS_NAME, metadata={"format": "pt"})
     document = {**config, "fingerprint": fingerprint(tensors, config)}

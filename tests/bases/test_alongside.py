@@ -174,9 +174,9 @@ def give_lora(denoiser):
     torch.manual_seed(3)
     config = LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_out.0"], init_lora_weights=False)
     if hasattr(denoiser, "add_adapter"):
-        denoiser.add_adapter(config, adapter_name="lora")
+        denoiser.add_adapter(config, adapter_name="extra")
     else:  # diffusers gives SVD's UNet no LoRA methods; users take peft's
-        inject_adapter_in_model(config, denoiser, adapter_name="lora")
+        inject_adapter_in_model(config, denoiser, adapter_name="extra")
 
 
 def test_a_lora_adds_whether_it_comes_before_or_after(runner, motion):
@@ -201,13 +201,13 @@ def test_a_lora_adds_whether_it_comes_before_or_after(runner, motion):
 def test_a_lora_file_loads_through_the_pipeline(image, motion, null, tmp_path):
     runner = build("cogvideox", image)
     give_lora(runner.pipe.transformer)
-    runner.pipe.save_lora_weights(tmp_path, get_peft_model_state_dict(runner.pipe.transformer, adapter_name="lora"))
+    runner.pipe.save_lora_weights(tmp_path, get_peft_model_state_dict(runner.pipe.transformer, adapter_name="extra"))
     with_lora = runner()
-    runner.pipe.transformer.delete_adapters("lora")
+    runner.pipe.transformer.delete_adapters("extra")
     attached = attached_with_noise(runner)
     with attached.condition(motion, null):
         motion_alone = runner()
-    runner.pipe.load_lora_weights(tmp_path)
+    runner.pipe.load_lora_weights(tmp_path, weight_name="pytorch_lora_weights.safetensors")
     assert torch.equal(runner(), with_lora)
     with attached.condition(motion, null):
         both = runner()

@@ -1,8 +1,10 @@
 """The adapter on tiny but real diffusers pipelines: exact when idle, right in every layout of rows."""
 
+import diffusers
 import numpy as np
 import pytest
 import torch
+from packaging import version
 
 import motionrag
 from motionrag import MotionRAGError, ScaleRange, testing
@@ -239,6 +241,12 @@ def test_half_precision(runner, motion, dtype):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_pipeline(runner, motion, null, dtype):
+    if (
+        runner.base == "svd"
+        and dtype == torch.bfloat16
+        and version.parse(diffusers.__version__) < version.parse("0.42")
+    ):
+        pytest.skip("this diffusers' bare SVD pipeline does not run in bfloat16")
     runner.pipe.to(dtype)
     bare = runner()
     with attached_with_noise(runner).condition(motion, null):
