@@ -97,7 +97,7 @@ def main() -> None:
             same = torch.equal(rows[name], rows["bare base"])
             if same != (scale == 0.0):
                 raise SystemExit(f"{name}: the adapter must act exactly where its scale is not 0")
-            verdict = "bit for bit" if same else "differs from"
+            verdict = "bit for bit equal to" if same else "differs from"
             print(f"{name}: {time.perf_counter() - start:.2f} s, {verdict} the bare base")
     out.parent.mkdir(parents=True, exist_ok=True)
     sheet(rows).save(out)

@@ -1,6 +1,6 @@
 """The published code's own numbers: every golden file but DynamiCrafter's two.
 
-Another folder of the same layout is read with MOTIONRAG_GOLDEN=FOLDER. Each test prints its largest error.
+Another folder of the same layout is read with MOTIONRAG_GOLDEN=FOLDER. Largest errors are printed at the end.
 """
 
 import json
@@ -19,6 +19,7 @@ from motionrag.convert.published import convert
 from motionrag.models.adapter import AdapterConfig, AdapterSite, MotionAdapter
 from motionrag.models.context import ContextConfig, MotionContextTransformer, block_losses
 from motionrag.models.resampler import PerceiverResampler, ResamplerConfig
+from tests.parity.conftest import ERRORS
 
 GOLDEN = Path(os.environ.get("MOTIONRAG_GOLDEN", Path(__file__).parents[1] / "data" / "golden"))
 TOLERANCE = 1e-5
@@ -41,7 +42,7 @@ def section(weights, prefix):
 
 def compare(name, actual, expected):
     error = (actual - expected).abs().max().item()
-    print(f"parity {name}: maximum error {error:.2e}")
+    ERRORS[name] = error
     assert actual.shape == expected.shape
     assert error <= TOLERANCE, f"{name}: {error:.2e}"
 
