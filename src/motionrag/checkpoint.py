@@ -33,9 +33,19 @@ def fingerprint(state: Mapping[str, Tensor], config: Mapping[str, Any] | None = 
 
 
 def save(folder: Path, state: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Write weights, config and their fingerprint into a new folder: over a bundle, through `replacing`."""
+    """Write weights, config and their fingerprint into a new folder: over a bundle, through `replacing`.
+
+    Raises:
+        MotionRAGError: If the weights cannot be written, say because the disk is full.
+    """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    save_file(tensors, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+    try:
+        save_file(tensors, folder / WEIGHTS_NAME, metadata={"format": "pt"})
+    except SafetensorError as error:  # safetensors' name for a full disk too
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        raise MotionRAGError(
+            f"{folder.parent}: {size / 1e6:,.1f} MB of weights cannot be written ({error})"
+        ) from error
     document = {**config, "fingerprint": fingerprint(tensors, config)}
     (folder / CONFIG_NAME).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 

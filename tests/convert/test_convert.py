@@ -224,6 +224,7 @@ def test_bad_files_are_refused_in_one_line(make, message, tmp_path, capsys):
         ([PROJ, TRANSFORMER], {}, "no adapter among the files"),
         ([PROJ, TRANSFORMER, adapter_file("svd")], {"base": "cogvideox"}, "an adapter for svd, not for cogvideox"),
         ([PROJ, TRANSFORMER, adapter_file("svd")], {"head_dim": 64}, "give the right --head-dim"),
+        ([PROJ, TRANSFORMER, adapter_file("svd")], {"seed": 2**64}, "must be at least 0 and below"),
     ],
 )
 def test_wrong_combinations_are_refused(paths, options, message):

@@ -81,6 +81,8 @@ def convert(
         MotionRAGError: If a file cannot be read safely, is of another base, holds nothing of the method, or
             if parts are missing or do not fit together.
     """
+    if not 0 <= seed < 2**63:
+        raise MotionRAGError(f"seed={seed} must be at least 0 and below 2**63")
     files = sorted((_read(Path(path)) for path in paths), key=lambda file: file.stage)
     base = _one_base(files, base)
     state, reports = _merge(files)
