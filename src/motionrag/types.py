@@ -6,12 +6,69 @@ D width, T frames, C channels, H, W; R rows of motion tokens that a denoiser cal
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from motionrag.errors import MotionRAGError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """Decoded frames of one stretch of a video."""
+
+    frames: NDArray[np.uint8]
+    """RGB, u8 [T, 3, H, W], range [0, 255], upright (rotation flags applied)."""
+    fps: float
+    """Frames a second at which `frames` play in real time; 0 for a single frame."""
+    start_s: float
+    """First second of the stretch in the source."""
+    end_s: float
+    """Where the stretch ends in the source, in seconds."""
+    source: str
+    """Path of the video."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRecord:
+    """One clip of a motion database, without its vectors and tokens."""
+
+    id: str
+    """32 hex digits made from the video's content and the clip's seconds."""
+    video: str
+    """Path of the video, absolute."""
+    start_s: float
+    """First second of the clip in the video."""
+    end_s: float
+    """Where the clip ends in the video, in seconds."""
+    caption: str
+    """What happens in it."""
+    content_hash: str
+    """SHA-256 of the video file, as hex digits."""
+    duplicate_of: str | None = None
+    """Id of the earlier clip that shows nearly the same frames, if there is one."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """The source's other columns."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A clip that a search found."""
+
+    record: ClipRecord
+    score: float
+    """How well it fits the query; 1 is a perfect fit."""
+    rank: int
+    """0 for the best."""
+    motion_tokens: NDArray[np.float16] | None = None
+    """f16 [Q, D], if the database keeps tokens and they were asked for."""
+    appearance_tokens: NDArray[np.float16] | None = None
+    """f16 [Q, D], likewise."""
 
 
 @dataclass(frozen=True, kw_only=True)
