@@ -17,20 +17,27 @@ if TYPE_CHECKING:
     from motionrag.models.bundle import BundleConfig, MotionBundle
     from motionrag.models.context import ContextConfig, MotionContextTransformer
     from motionrag.models.resampler import PerceiverResampler, ResamplerConfig
-    from motionrag.types import BaseSpec, ScaleRange
+    from motionrag.retrieval.search import Retriever
+    from motionrag.retrieval.store import MotionDatabase
+    from motionrag.types import BaseSpec, Clip, ClipRecord, Reference, ScaleRange
 
 _EXPORTS = {
     "AdapterConfig": "motionrag.models.adapter",
     "AttachedAdapter": "motionrag.bases.attachment",
     "BaseSpec": "motionrag.types",
     "BundleConfig": "motionrag.models.bundle",
+    "Clip": "motionrag.types",
+    "ClipRecord": "motionrag.types",
     "ContextConfig": "motionrag.models.context",
     "MotionAdapter": "motionrag.models.adapter",
     "MotionBundle": "motionrag.models.bundle",
     "MotionContextTransformer": "motionrag.models.context",
+    "MotionDatabase": "motionrag.retrieval.store",
     "MotionRAGError": "motionrag.errors",
     "PerceiverResampler": "motionrag.models.resampler",
+    "Reference": "motionrag.types",
     "ResamplerConfig": "motionrag.models.resampler",
+    "Retriever": "motionrag.retrieval.search",
     "ScaleRange": "motionrag.types",
     "attach": "motionrag.bases.attachment",
     "new_adapter": "motionrag.bases.attachment",
@@ -41,13 +48,18 @@ __all__ = [
     "AttachedAdapter",
     "BaseSpec",
     "BundleConfig",
+    "Clip",
+    "ClipRecord",
     "ContextConfig",
     "MotionAdapter",
     "MotionBundle",
     "MotionContextTransformer",
+    "MotionDatabase",
     "MotionRAGError",
     "PerceiverResampler",
+    "Reference",
     "ResamplerConfig",
+    "Retriever",
     "ScaleRange",
     "__version__",
     "attach",

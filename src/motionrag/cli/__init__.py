@@ -10,7 +10,12 @@ from importlib import import_module
 from motionrag import __version__
 from motionrag.errors import MotionRAGError
 
-VERBS = {"convert": "turn published checkpoints into a bundle"}
+VERBS = {
+    "ingest": "bring captioned clips into a motion database",
+    "search": "find the references that move as a prompt says",
+    "db": "look into a motion database and keep it in order",
+    "convert": "turn published checkpoints into a bundle",
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

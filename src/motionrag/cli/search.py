@@ -1,0 +1,167 @@
+"""Find the references that move as a prompt says, or as a clip does."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from motionrag.cli.loading import add_device_option
+from motionrag.errors import MotionRAGError
+
+if TYPE_CHECKING:
+    from motionrag.retrieval.search import Query, Retriever
+    from motionrag.types import Reference
+
+NOTHING = "no relevant reference"
+SHEET_FRAMES = 8
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("prompt", nargs="?", metavar="PROMPT", help="what shall happen")
+    parser.add_argument("--db", required=True, metavar="DB", help="folder or object store URI")
+    parser.add_argument("-k", type=int, default=9, metavar="K", help="how many references (default 9)")
+    parser.add_argument("--image", type=Path, metavar="FILE", help="target image; what looks like it ranks higher")
+    parser.add_argument(
+        "--clip", type=Path, metavar="FILE", help="a video: more that move like this, in place of PROMPT"
+    )
+    parser.add_argument(
+        "--where", metavar="CONDITION", help="SQL on any column, such as \"lab = 'x' AND end_s < 5\""
+    )
+    parser.add_argument("--exclude", action="append", default=[], metavar="CLIP", help="id or path to leave out")
+    parser.add_argument("--floor", type=float, metavar="F", help="lowest relevance, in [-1, 1] (see the docs)")
+    parser.add_argument("--queries", type=Path, metavar="FILE", help=".jsonl with a `prompt` a line: many in one go")
+    parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw the references as film strips, a .png")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_device_option(parser)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Search, print, draw."""
+    given = [arguments.prompt is not None, arguments.clip is not None, arguments.queries is not None]
+    if sum(given) != 1:
+        raise MotionRAGError("give one of PROMPT, --clip and --queries")
+    if arguments.queries is not None and (arguments.sheet is not None or arguments.image is not None):
+        raise MotionRAGError("--queries goes with neither --sheet nor --image")
+    prompts = list(_prompts(arguments.queries)) if arguments.queries is not None else None
+    retriever = _retriever(arguments)
+    if prompts is not None:
+        for row in prompts:
+            found = _search(retriever, retriever.query(row["prompt"]), arguments)
+            print(json.dumps({**row, "references": [plain(reference) for reference in found]}), flush=True)
+        return
+    found = _search(retriever, _query(retriever, arguments), arguments)
+    if arguments.json:
+        print(json.dumps([plain(reference) for reference in found]))
+    else:
+        _print(found)
+    if not found:
+        print(f"motionrag search: {NOTHING} in {arguments.db}", file=sys.stderr)
+    elif arguments.sheet is not None:
+        _draw(found, arguments.sheet)
+        print(arguments.sheet, file=sys.stderr)
+
+
+def plain(reference: Reference) -> dict[str, Any]:
+    """A reference as printed."""
+    record = reference.record
+    return {
+        "rank": reference.rank,
+        "score": reference.score,
+        "video": record.video,
+        "start_s": record.start_s,
+        "end_s": record.end_s,
+        "caption": record.caption,
+        "id": record.id,
+        "metadata": dict(record.metadata),
+    }
+
+
+def _retriever(arguments: argparse.Namespace) -> Retriever:
+    from motionrag.retrieval.search import Retriever
+
+    wanted = {"motion": arguments.clip is not None, "appearance": arguments.image is not None}
+    return Retriever.open(arguments.db, device=arguments.device, **wanted)
+
+
+def _query(retriever: Retriever, arguments: argparse.Namespace) -> Query:
+    from motionrag.video import content_hash, read_clip, read_image
+
+    image = read_image(arguments.image) if arguments.image is not None else None
+    if arguments.clip is None:
+        return retriever.query(arguments.prompt, image=image)
+    from dataclasses import replace
+
+    query = retriever.query(clip=read_clip(arguments.clip), image=image)
+    return replace(query, own_hash=content_hash(arguments.clip))
+
+
+def _search(retriever: Retriever, query: Query, arguments: argparse.Namespace) -> list[Reference]:
+    from motionrag.retrieval.search import FLOOR
+
+    floor = arguments.floor
+    if floor is None:
+        floor = FLOOR if query.text is not None else -1.0
+    exclude = [name if not Path(name).exists() else str(Path(name).resolve()) for name in arguments.exclude]
+    return retriever.search(query, arguments.k, where=arguments.where, exclude=exclude, floor=floor)
+
+
+def _prompts(path: Path) -> Iterator[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise MotionRAGError(f"{path}: is not UTF-8 text ({error})") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise MotionRAGError(f"{path} line {number}: is not valid JSON ({error.msg})") from error
+        if not isinstance(row, dict) or not isinstance(row.get("prompt"), str) or not row["prompt"].strip():
+            raise MotionRAGError(f'{path} line {number}: wants an object with a "prompt"')
+        yield row
+
+
+def _print(found: Sequence[Reference]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if not found:
+        print(NOTHING)
+        return
+    table = Table(box=None, pad_edge=False)
+    table.add_column("rank", justify="right")
+    table.add_column("score", justify="right")
+    table.add_column("seconds", justify="right")
+    table.add_column("caption", ratio=3, overflow="fold")
+    table.add_column("video", ratio=2, overflow="fold")
+    for reference in found:
+        record = reference.record
+        seconds = f"{record.start_s:.1f}-{record.end_s:.1f}"
+        table.add_row(str(reference.rank + 1), f"{reference.score:.3f}", seconds, record.caption, record.video)
+    Console(width=None if sys.stdout.isatty() else 160, markup=False, highlight=False).print(table)
+
+
+def _draw(found: Sequence[Reference], path: Path) -> None:
+    """Film strips of the references; one whose video has gone is an empty strip that says so."""
+    import numpy as np
+
+    from motionrag.video import Strip, VideoError, read_clip, sheet
+
+    rows = []
+    for reference in found:
+        record = reference.record
+        seconds = f"{record.start_s:.1f}-{record.end_s:.1f} s"
+        details = f"{reference.rank + 1}.  score {reference.score:.3f}  {seconds}  {record.video}"
+        try:
+            clip = read_clip(record.video, frames=SHEET_FRAMES, start_s=record.start_s, end_s=record.end_s)
+            frames = clip.frames
+        except VideoError as error:
+            frames, details = np.full((1, 3, 90, 160), 220, np.uint8), f"{details}: {error.reason}"
+        rows.append(Strip(frames=frames, caption=record.caption, details=details))
+    sheet(rows, path)

@@ -1,0 +1,89 @@
+"""What a database holds already, looked up by path and by content, so that an ingest does nothing twice."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from motionrag.retrieval.sources import Job
+from motionrag.retrieval.store import MotionDatabase
+from motionrag.retrieval.worker import Splitting
+
+
+class Row(NamedTuple):
+    """A stored clip, in short."""
+
+    id: str
+    video: str
+    span: str
+    split: str
+    content_hash: str
+    stamp: tuple[int, int]
+    said: Mapping[str, Any]
+    """Its caption and the source's own columns."""
+
+
+def stamp(video: str) -> tuple[int, int]:
+    """Size and time of change of a file, by which it is known again unread; (0, 0) if it is not there."""
+    try:
+        status = os.stat(video)
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns
+
+
+class Known:
+    """The clips and failures of a database when an ingest began."""
+
+    def __init__(self, database: MotionDatabase) -> None:
+        said = ["caption", *database.metadata_columns]
+        columns = ["id", "video", "span", "split", "content_hash", "file_size", "file_mtime_ns", *said]
+        self._paths: defaultdict[str, list[Row]] = defaultdict(list)
+        self._contents: defaultdict[str, list[Row]] = defaultdict(list)
+        for values in database.rows(columns):
+            row = Row(
+                **{name: values[name] for name in ("id", "video", "span", "split", "content_hash")},
+                stamp=(values["file_size"], values["file_mtime_ns"]),
+                said={name: values[name] for name in said},
+            )
+            self._paths[row.video].append(row)
+            self._contents[row.content_hash].append(row)
+        self._failures: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        for failure in database.failures():
+            self._failures[failure["video"]].append(failure)
+
+    def settled(self, job: Job, splitting: Splitting | None) -> bool:
+        """Whether the file as it is has been ingested already, judged without reading it."""
+        rows = [row for row in self._paths.get(job.video, ()) if row.stamp == stamp(job.video)]
+        if splitting is None or job.span != "whole":
+            return any(row.span == job.span for row in rows)
+        parts = [row for row in rows if row.split.startswith(f"{splitting.label}:")]
+        refused = self.refused(job.video) - {row.span for row in parts}
+        return bool(parts) and len(parts) + len(refused) >= int(parts[0].split.rpartition(":")[2])
+
+    def refused(self, video: str) -> frozenset[str]:
+        """Parts of the file as it is that were set aside."""
+        now = stamp(video)
+        rows = self._failures.get(video, ())
+        return frozenset(row["span"] for row in rows if (row["file_size"], row["file_mtime_ns"]) == now)
+
+    def said_otherwise(self, job: Job, said: Mapping[str, Any]) -> Iterable[str]:
+        """Ids of the clips made of a source's row whose caption or columns are not what it says now."""
+        for row in self._paths.get(job.video, ()):
+            mine = row.span == job.span or (job.span == "whole" and row.split)
+            if mine and any(row.said.get(name) != value for name, value in said.items()):
+                yield row.id
+
+    def with_content(self, content_hash: str) -> list[Row]:
+        """The clips of a file's content, wherever it lies."""
+        return self._contents.get(content_hash, [])
+
+    def of_content(self, content_hash: str) -> set[str]:
+        """Parts that the database has of a file's content."""
+        return {row.span for row in self.with_content(content_hash)}
+
+    def outdated(self, video: str, content_hash: str) -> Iterable[str]:
+        """Ids of the clips of what lay at a path before."""
+        return (row.id for row in self._paths.get(video, ()) if row.content_hash != content_hash)

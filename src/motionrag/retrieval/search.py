@@ -1,0 +1,318 @@
+"""Search: a prompt, an image or a clip in, the references that move like it out (paper, section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from motionrag.errors import MotionRAGError
+from motionrag.retrieval.lance import quoted
+from motionrag.retrieval.schema import SIGNATURE_WIDTH, array_of, record_of
+from motionrag.retrieval.store import MotionDatabase
+from motionrag.types import Clip, Reference
+from motionrag.video import DUPLICATE_COSINE, pick, signature
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from motionrag.encoders import EncoderInfo, VideoEncoder
+    from motionrag.retrieval.vectors import CaptionEncoder
+
+FLOOR = 0.5  # of the text score: below it a clip says nothing of the prompt (benchmarks/README.md)
+CANDIDATES = 4  # times k are looked at, so that k are left when copies and more of one recording have gone
+SAMENESS = 0.05  # what a reference that looks just like a better one loses of its score
+IMAGE_SHARE = 0.25  # of the score, where an image is part of the query
+A_VIDEO = 3  # references from one recording at most
+MODE_COLUMNS = {"text": "text_vector", "motion": "motion_vector"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Query:
+    """What to look for; vectors of length 1."""
+
+    text: NDArray[np.float32] | None = None
+    """Of a prompt, f32 [W], by `CaptionEncoder`."""
+    appearance: NDArray[np.float32] | None = None
+    """Of an image, f32 [D]; ranks what the other finds."""
+    motion: NDArray[np.float32] | None = None
+    """Of a clip, f32 [D], in place of a prompt."""
+    own: NDArray[np.float32] | None = None
+    """Signature of the query's own clip, f32 [512]; it and its near-duplicates are left out."""
+    own_hash: str | None = None
+    """Content hash of the query's own video; likewise."""
+
+
+class Retriever:
+    """Answers queries from one database.
+
+    Args:
+        database: Where to look.
+        caption: Encoder of prompts; must be the one the database was made with.
+        motion: Encoder of clips, for queries by motion.
+        appearance: Encoder of images, for queries with one.
+
+    Raises:
+        MotionRAGError: If an encoder is another than the database's.
+    """
+
+    def __init__(
+        self,
+        database: MotionDatabase,
+        caption: CaptionEncoder | None = None,
+        *,
+        motion: VideoEncoder | None = None,
+        appearance: VideoEncoder | None = None,
+    ) -> None:
+        self.database, self.caption, self.motion, self.appearance = database, caption, motion, appearance
+        if caption is not None:
+            check_caption_encoder(database, caption)
+        for kind, encoder in (("motion", motion), ("appearance", appearance)):
+            made = getattr(database.settings, kind)
+            if encoder is not None and (made is None or made.fingerprint != encoder.info.fingerprint):
+                raise MotionRAGError(
+                    f"{database.uri}: its {kind} vectors are of {made.model if made else 'no encoder'}, the query's "
+                    f"of {encoder.info.model}; ingest into a new database with --{kind} {encoder.info.model}"
+                )
+
+    @classmethod
+    def open(
+        cls, uri: str | Path, *, motion: bool = False, appearance: bool = False, device: str = "cpu"
+    ) -> Retriever:
+        """Open a database with the encoders it was made with.
+
+        Args:
+            uri: As for `MotionDatabase.open`.
+            motion: Whether to load the motion encoder, for queries by clip.
+            appearance: Whether to load the appearance encoder, for queries with an image.
+            device: Where they run.
+
+        Raises:
+            MotionRAGError: If there is no database, or it keeps no such vectors.
+        """
+        from motionrag.encoders import load_appearance_encoder, load_motion_encoder, load_text_encoder
+        from motionrag.retrieval.vectors import CaptionEncoder
+
+        database = MotionDatabase.open(uri)
+        text = database.settings.text
+        caption = CaptionEncoder(load_text_encoder(text.model, revision=text.revision, device=device))
+        loaded: dict[str, VideoEncoder] = {}
+        for kind, wanted in (("motion", motion), ("appearance", appearance)):
+            if wanted:
+                info = _made_with(database, kind)
+                load: Any = load_motion_encoder if kind == "motion" else load_appearance_encoder
+                loaded[kind] = load(info.model, revision=info.revision, device=device)
+        return cls(database, caption, **loaded)
+
+    def query(
+        self, prompt: str | None = None, *, image: NDArray[np.uint8] | None = None, clip: Clip | None = None
+    ) -> Query:
+        """Encode a query.
+
+        Args:
+            prompt: What shall happen.
+            image: The target image, u8 [3, H, W], RGB in [0, 255].
+            clip: A clip whose motion is wanted, in place of a prompt.
+
+        Raises:
+            MotionRAGError: If there is neither prompt nor clip, or an encoder that is needed is missing.
+        """
+        if (prompt is None) == (clip is None):
+            raise MotionRAGError("a query is either a prompt or a clip")
+        if prompt is not None and not prompt.strip():
+            raise MotionRAGError("the prompt is empty; say what shall move, and how")
+        text = motion = own = appearance = None
+        if prompt is not None:
+            text = self._encoder(self.caption, "text").encode([prompt])[0]
+        if clip is not None:
+            motion = _vector(self._encoder(self.motion, "motion"), clip.frames)
+            own, _ = signature(clip.frames[pick(len(clip.frames), 16)])
+        if image is not None:
+            appearance = _vector(self._encoder(self.appearance, "appearance"), image[None])
+        return Query(text=text, motion=motion, appearance=appearance, own=own)
+
+    def _encoder(self, encoder: Any, kind: str) -> Any:
+        if encoder is not None:
+            return encoder
+        if kind != "text":
+            _made_with(self.database, kind)
+        raise MotionRAGError(f"this query needs the {kind} encoder; give it to the Retriever")
+
+    def search(
+        self,
+        query: Query,
+        k: int = 9,
+        *,
+        where: str | None = None,
+        exclude: Sequence[str] = (),
+        floor: float = FLOOR,
+        tokens: bool = False,
+        exact: bool = False,
+    ) -> list[Reference]:
+        """The references that fit a query best, best first; fewer than k, or none, where no more are relevant.
+
+        Args:
+            query: From `query`.
+            k: How many.
+            where: Condition (SQL) on any column, such as "lab = 'x' AND end_s - start_s < 5".
+            exclude: Ids or video paths of clips that must not be among them, the target's own above all; their
+                near-duplicates are left out too.
+            floor: Lowest relevance, the cosine between query and caption (or motion), in [-1, 1].
+            tokens: Whether to fetch the motion and appearance tokens of the references.
+            exact: Compare with every row instead of using the index.
+
+        Raises:
+            MotionRAGError: If `where` is no condition on this database's columns, or there are no tokens.
+        """
+        if k < 1:
+            raise MotionRAGError(f"k={k} must be at least 1")
+        found = self._candidates(query, k, where, exclude, floor, exact)
+        return self._references(_varied(found, k), tokens)
+
+    def _candidates(
+        self, query: Query, k: int, where: str | None, exclude: Sequence[str], floor: float, exact: bool
+    ) -> list[_Candidate]:
+        """Relevant clips, one of each group of near-duplicates, best first."""
+        mode = "text" if query.text is not None else "motion"
+        vector = query.text if query.text is not None else query.motion
+        assert vector is not None
+        columns = ["id", "video", "content_hash", "duplicate_of", "signature"]
+        if query.appearance is not None:
+            columns.append("appearance_vector")
+        wanted = CANDIDATES * k
+        table = self.database.nearest(MODE_COLUMNS[mode], vector, wanted, where=where, columns=columns, exact=exact)
+        relevance = 1.0 - table.column("_distance").to_numpy()
+        score = relevance
+        if query.appearance is not None:
+            looks = array_of(table, "appearance_vector", query.appearance.shape).astype(np.float32)
+            score = (1 - IMAGE_SHARE) * relevance + IMAGE_SHARE * (looks @ query.appearance)
+        signatures = array_of(table, "signature", (SIGNATURE_WIDTH,)).astype(np.float32)
+        light = table.drop_columns(
+            [name for name in ("signature", "appearance_vector") if name in table.column_names]
+        )
+        found = [
+            _Candidate(row, float(points), own)
+            for row, points, own, fits in zip(light.to_pylist(), score, signatures, relevance >= floor, strict=True)
+            if fits
+        ]
+        return sorted(self._without(found, query, exclude), key=lambda item: -item.score)
+
+    def _without(self, found: list[_Candidate], query: Query, exclude: Sequence[str]) -> list[_Candidate]:
+        """Leave out the query's own clip, what else is excluded, and near-duplicates of both."""
+        groups = self._groups(exclude)
+        return [
+            item
+            for item in found
+            if item.row["content_hash"] != query.own_hash
+            and not groups & {item.row["id"], item.row["duplicate_of"], item.row["video"]}
+            and (query.own is None or item.signature @ query.own < DUPLICATE_COSINE)
+        ]
+
+    def _groups(self, exclude: Sequence[str]) -> set[str]:
+        """Excluded ids and paths, and the ids of the groups of near-duplicates that they are of."""
+        if not exclude:
+            return set()
+        listed = ", ".join(quoted(str(name)) for name in exclude)
+        rows = self.database.rows(["id", "duplicate_of"], f"id IN ({listed}) OR video IN ({listed})")
+        return {*map(str, exclude), *(row["duplicate_of"] or row["id"] for row in rows)}
+
+    def _references(self, chosen: list[_Candidate], tokens: bool) -> list[Reference]:
+        """Fetch the records, and the tokens if they are wanted, of those chosen."""
+        shapes = {name: shape for name, shape in self.database.settings.arrays().items() if name.endswith("_tokens")}
+        if tokens and not shapes:
+            raise MotionRAGError(
+                f"{self.database.uri}: keeps no tokens; make a database that does: `motionrag ingest "
+                f"{self.database.uri} --db NEW --bundle BUNDLE`, with --motion and --appearance if it has neither"
+            )
+        if not chosen:
+            return []
+        light, wanted = self.database.light_columns, list(shapes) if tokens else []
+        table: pa.Table = self.database.take([item.row["_rowid"] for item in chosen], [*light, *wanted])
+        arrays = {name: array_of(table, name, shapes[name]) for name in wanted}
+        return [
+            Reference(
+                record=record_of(row),
+                score=round(item.score, 6),
+                rank=rank,
+                **{name: values[rank] for name, values in arrays.items()},
+            )
+            for rank, (row, item) in enumerate(zip(table.select(light).to_pylist(), chosen, strict=True))
+        ]
+
+
+@dataclass
+class _Candidate:
+    """A clip that may become a reference."""
+
+    row: dict[str, Any]
+    score: float
+    signature: NDArray[np.float32]
+
+
+def check_caption_encoder(database: MotionDatabase, caption: CaptionEncoder) -> None:
+    """Refuse an encoder whose vectors do not compare with the database's.
+
+    Raises:
+        MotionRAGError: If they do not.
+    """
+    from motionrag.retrieval.vectors import method_fingerprint
+
+    made, mine = database.settings.text, caption.text.info
+    if made.fingerprint != mine.fingerprint:
+        raise MotionRAGError(
+            f"{database.uri}: its captions were encoded by {made.model} ({made.dimension} wide, "
+            f"{made.fingerprint[:8]}), the query by {mine.model} ({mine.dimension} wide, {mine.fingerprint[:8]}); "
+            f"use that encoder, or encode them anew: `motionrag ingest {database.uri} --db NEW --text {mine.model}`"
+        )
+    if database.settings.caption_method != method_fingerprint():
+        raise MotionRAGError(
+            f"{database.uri}: its captions were read with another version of the motion lexicon; read them anew, "
+            f"without decoding any video: `motionrag ingest {database.uri} --db NEW`"
+        )
+
+
+def _made_with(database: MotionDatabase, kind: str) -> EncoderInfo:
+    info: EncoderInfo | None = getattr(database.settings, kind)
+    if info is None:
+        raise MotionRAGError(
+            f"{database.uri}: keeps no {kind} vectors; make a database that does: `motionrag ingest {database.uri} "
+            f"--db NEW --{kind} MODEL`"
+        )
+    return info
+
+
+def _varied(found: list[_Candidate], k: int) -> list[_Candidate]:
+    """The k best of which none is a copy of another, few are of one recording, and looks differ where they can."""
+    chosen: list[_Candidate] = []
+    groups: set[str] = set()
+    videos: dict[str, int] = {}
+    rest = list(found)
+    likeness = np.zeros(len(rest), dtype=np.float32)
+    signatures = np.array([item.signature for item in rest], dtype=np.float32).reshape(len(rest), SIGNATURE_WIDTH)
+    points = np.array([item.score for item in rest], dtype=np.float32)
+    open_ = np.ones(len(rest), dtype=bool)
+    while len(chosen) < k and open_.any():
+        best = int(np.argmax(np.where(open_, points - SAMENESS * likeness, -np.inf)))
+        open_[best] = False
+        item = rest[best]
+        group, video = item.row["duplicate_of"] or item.row["id"], item.row["video"]
+        if group in groups or videos.get(video, 0) >= A_VIDEO:
+            continue
+        groups.add(group)
+        videos[video] = videos.get(video, 0) + 1
+        chosen.append(item)
+        likeness = np.maximum(likeness, signatures @ item.signature)
+    return sorted(chosen, key=lambda item: -item.score)
+
+
+def _vector(encoder: VideoEncoder, frames: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Frames u8 [T,3,H,W] of one clip to one vector f32 [D] of length 1."""
+    import torch
+
+    with torch.inference_mode():
+        vector = encoder.pool(encoder.encode(encoder.preparation(frames)[None]))[0]
+    return np.asarray(vector.float().cpu().numpy(), dtype=np.float32)
