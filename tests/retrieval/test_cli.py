@@ -38,7 +38,7 @@ def made(tmp_path_factory, models):
 
 
 def test_ingest_reports_and_a_second_run_adds_nothing(run, made):
-    code, out, err = run("ingest", made / "corpus", "--db", made / "plain", "--json")
+    code, out, _ = run("ingest", made / "corpus", "--db", made / "plain", "--json")
     report = json.loads(out)
     assert code == 0
     assert (report["clips"], report["added"], report["unchanged"], report["set_aside"]) == (12, 0, 12, 1)
@@ -124,7 +124,7 @@ def test_search_as_table_and_json(run, made):
 
 
 def test_search_finds_nothing_for_the_unknown(run, made):
-    code, out, err = run("search", "a volcano erupts over the sea", "--db", made / "plain")
+    code, out, _ = run("search", "a volcano erupts over the sea", "--db", made / "plain")
     assert (code, out.strip()) == (0, "no relevant reference")
     assert json.loads(run("search", "a volcano erupts", "--db", made / "plain", "--json")[1]) == []
 
@@ -202,7 +202,7 @@ def test_sheet_image_clip_and_filters(run, made, tmp_path):
 )
 def test_bad_input_is_one_line(run, made, models, tmp_path, arguments, message):
     filled = [text.format(made=made, models=models, new=tmp_path / "new") for text in arguments]
-    code, out, err = run(*filled)
+    code, _, err = run(*filled)
     assert code == 1
     assert message in err
     assert err.count("\n") == 1

@@ -359,8 +359,33 @@ def test_an_interrupt_keeps_what_was_decoded(corpus, bring, captions_only):
 def test_a_column_that_changes_its_type_is_named(corpus, bring, captions_only):
     bring(corpus, captions_only)
     write_captions(corpus, [{**line, "take": "three"} for line in read_captions(corpus)])
-    with pytest.raises(MotionRAGError, match="column 'take' holds int64, the source has string"):
+    with pytest.raises(MotionRAGError, match="column 'take' holds double, the source has string"):
         bring(corpus, captions_only)
+
+
+def test_columns_of_text_take_all_and_large_numbers_stay_exact(corpus, bring, captions_only):
+    bring(corpus, captions_only)
+    write_captions(corpus, [{**line, "take": 0.5, "lab": 7, "n": 2**60 + 1} for line in read_captions(corpus)])
+    database, report = bring(corpus, captions_only)
+    assert report.updated == 12
+    assert database.count(f"take = 0.5 AND lab = '7' AND n = '{2**60 + 1}'") == 12
+
+
+def test_two_videos_that_change_places_are_followed(corpus, bring, captions_only, tmp_path):
+    database, _ = bring(corpus, captions_only)
+    before = {row["id"] for row in database.rows(["id"])}
+    one, other = corpus / "videos/clip_001.mp4", corpus / "videos/clip_002.mp4"
+    one.rename(tmp_path / "x.mp4")
+    other.rename(one)
+    write(other, seed=88)
+    (tmp_path / "x.mp4").rename(corpus / "videos/clip_100.mp4")
+    write_captions(corpus, [*read_captions(corpus), {"video": "videos/clip_100.mp4", "caption": "was the first"}])
+    bring(corpus, captions_only)
+    database, report = bring(corpus, captions_only)
+    assert report.fresh == 0
+    assert {row["id"] for row in database.rows(["id"])} > before
+    assert database.count() == 13
+    assert verify(database) == []
 
 
 def test_progress_counts_every_row(corpus, bring, captions_only):

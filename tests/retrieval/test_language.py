@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from motionrag.retrieval import language
-from motionrag.retrieval.language import DIRECTION_AXES, actions, inflections, lexicon
+from motionrag.retrieval.language import actions
+from motionrag.retrieval.lexicon import DIRECTION_AXES, inflections, lexicon, read_item
 
 
 def value(caption: str, axis: str) -> float:
@@ -207,19 +208,9 @@ def test_lexicon_is_well_formed() -> None:
     assert all(sides["plus"] for sides in document["axes"].values())
     assert max(map(len, text.splitlines())) <= 117
     assert not set(lexicon().axes) & set(DIRECTION_AXES)
-    for name in (
-        "nouns",
-        "completions",
-        "stative",
-        "light",
-        "states",
-        "compounds",
-        "noun_first",
-        "preludes",
-        "no_motion",
-    ):
-        assert len(document[name]) == len(set(document[name])), name
-    assert not set(document["nouns"]) & set(document["completions"])
+    for name, found in {**document["lists"], "no_motion": document["no_motion"]}.items():
+        assert len(found) == len(set(found)), name
+    assert not set(document["lists"]["nouns"]) & set(document["lists"]["completions"])
     for entries in lexicon().entries.values():
         for entry in entries:
             assert all(0 < abs(weight) <= 1 for weight in entry.axes.values())
@@ -235,4 +226,4 @@ def test_nouns_of_motion_have_a_verb_of_the_lexicon() -> None:
 @pytest.mark.parametrize("item", ["open:2", "open <nowhere>", "*", "Open", "open:", 3, None])
 def test_malformed_entries_are_refused(item: object) -> None:
     with pytest.raises(ValueError, match="motion lexicon"):
-        language._read_item(item, {"lid": frozenset({"lid"})})
+        read_item(item, {"lid": frozenset({"lid"})})

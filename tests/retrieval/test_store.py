@@ -152,7 +152,7 @@ def test_exports_that_are_damaged(full, tmp_path):
     shelf = open_shelf(str(path))
     with pytest.raises(MotionRAGError, match="damaged or cut short"):
         list(shelf.batches())
-    with pytest.raises(MotionRAGError, match="give it the suffix .parquet"):
+    with pytest.raises(MotionRAGError, match="give it the suffix"):
         export(full, tmp_path / "all.zip")
     with pytest.raises(MotionRAGError, match="cannot be written"):
         export(full, tmp_path / "missing" / "all.parquet")
@@ -221,7 +221,7 @@ def test_verify_notices_missing_files_and_columns(corpus, bring, captions_only):
     database, _ = bring(corpus, captions_only, db=corpus / "db2")
     for file in (corpus / "db2/clips.lance/data").iterdir():
         file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(MotionRAGError, match="a file of it is missing or damaged|cannot be read"):
+    with pytest.raises(MotionRAGError, match="a file of it is missing or damaged"):
         verify(MotionDatabase.open(corpus / "db2"))
 
 

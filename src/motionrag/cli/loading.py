@@ -99,7 +99,7 @@ def _tokenizers(name: str, device: str, video: dict[str, VideoEncoder]) -> dict[
     from motionrag.retrieval.encoding import Tokenizer
     from motionrag.retrieval.schema import TokenInfo
 
-    bundle = MotionBundle.from_pretrained(name).to(device).eval()
+    bundle = MotionBundle.from_pretrained(name).eval()
     made: dict[str, Tokenizer] = {}
     for kind, encoder in video.items():
         resampler = bundle.motion_resampler if kind == "motion" else bundle.appearance_resampler
@@ -116,5 +116,5 @@ def _tokenizers(name: str, device: str, video: dict[str, VideoEncoder]) -> dict[
             queries=config.queries,
             width=config.output_dim,
         )
-        made[kind] = Tokenizer(resample=resampler, info=info)
+        made[kind] = Tokenizer(resample=resampler.to(device), info=info)
     return made

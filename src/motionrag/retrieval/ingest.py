@@ -6,11 +6,13 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from motionrag.retrieval.encoding import ClipEncoders
 from motionrag.retrieval.known import Known, stamp
+from motionrag.retrieval.lance import quoted
 from motionrag.retrieval.pool import DecodePool
 from motionrag.retrieval.schema import ClipRow, Failure
 from motionrag.retrieval.sources import Job, as_type, column_types
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 FRAMES = 16  # decoded of a clip, unless an encoder wants more
 COMMIT_CLIPS, COMMIT_S = 256, 20.0  # a batch is written when either is reached
 COMPACT_EVERY = 64  # batches
+CAPTIONS_AT_ONCE = 64  # encoded, where nothing else is
 
 
 @dataclass(kw_only=True)
@@ -95,7 +98,22 @@ def ingest(
     Raises:
         MotionRAGError: If the database cannot be written, or a column's type does not fit the source.
     """
-    return _Ingest(jobs, database, encoders, splitting, batch_size, retry, progress).run(workers)
+    run = _Ingest(jobs, database, encoders, splitting, batch_size, retry, progress)
+    with nullcontext() if encoders.video else _few_torch_threads(workers):
+        return run.run(workers)
+
+
+@contextmanager
+def _few_torch_threads(workers: int) -> Iterator[None]:
+    """Leave the decode workers their cores: threads that wait for one another slow short texts down twofold."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) - workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class _Ingest:
@@ -112,7 +130,8 @@ class _Ingest:
         progress: Progress | None,
     ) -> None:
         self.database, self.encoders, self.splitting = database, encoders, splitting
-        self.batch_size, self.retry = batch_size, retry
+        self.batch_size = batch_size if encoders.video else CAPTIONS_AT_ONCE
+        self.retry = retry
         sound = [job for job in jobs if job.fault is None]
         self.jobs = {(job.video, job.span): job for job in reversed(sound)}
         self.progress = progress or (lambda report: None)
@@ -125,6 +144,7 @@ class _Ingest:
         self.decoded: list[tuple[Job, Decoded]] = []
         self.rows: list[ClipRow] = []
         self.hashes: dict[str, tuple[str, int, int]] = {}  # video -> content hash, size and time when it was read
+        self.outdated: dict[str, str] = {}  # id -> the path at which another video lies now
         self.batches = 0
         self.began = self.written = time.monotonic()
 
@@ -143,6 +163,7 @@ class _Ingest:
                 raise
         self._encode()
         self._write()
+        self._remove_outdated()
         if self.batches:
             self.database.compact()
         self._tell()
@@ -174,11 +195,14 @@ class _Ingest:
 
     def _look(self, task: Task) -> Task | None:
         """Read a file's content hash, in a thread of the pool; what the database has of that content is left out."""
-        try:
-            digest = content_hash(task.video)
-        except VideoError:
-            return task  # the worker says why
-        self.hashes[task.video] = (digest, *stamp(task.video))
+        now = stamp(task.video)
+        digest, *seen = self.hashes.get(task.video, ("", 0, 0))
+        if tuple(seen) != now:
+            try:
+                digest = content_hash(task.video)
+            except VideoError:
+                return task  # the worker says why
+            self.hashes[task.video] = (digest, *now)
         spans = self.known.of_content(digest)
         if span_text(task.start_s, task.end_s) in spans and task.splitting is None:
             return None
@@ -234,11 +258,11 @@ class _Ingest:
         if job.video not in self.hashes:
             return
         digest, size, changed = self.hashes[job.video]
-        rows = [row for row in self.known.with_content(digest) if row.span == job.span or row.split]
+        rows = [row for row in self.known.with_content(digest) if row.made_of(job)]
         if not rows:
             return
         self.report.unchanged += len(rows)
-        moved = [row for row in rows if row.video == job.video or not os.path.exists(row.video)]
+        moved = [row for row in rows if row.video == job.video or row.stamp != stamp(row.video)]
         if moved:
             count = len(moved)
             columns = {"video": job.video, "file_size": size, "file_mtime_ns": changed}
@@ -247,8 +271,9 @@ class _Ingest:
     def _encode(self) -> None:
         begin = time.perf_counter()
         arrays = self.encoders.encode_clips([answer.prepared for _, answer in self.decoded])
-        for (job, answer), made in zip(self.decoded, arrays, strict=True):
-            self.rows.append(self._row(job, answer, {**made, "signature": answer.signature}))
+        texts = self.encoders.caption.encode([job.caption for job, _ in self.decoded])
+        for (job, answer), made, text in zip(self.decoded, arrays, texts, strict=True):
+            self.rows.append(self._row(job, answer, {**made, "text_vector": text, "signature": answer.signature}))
         self.decoded = []
         self.report.encode_s += time.perf_counter() - begin
 
@@ -277,19 +302,13 @@ class _Ingest:
 
     def _write(self) -> None:
         begin = time.perf_counter()
-        texts = self.encoders.caption.encode([row.record.caption for row in self.rows])
-        self.report.encode_s += time.perf_counter() - begin
-        begin = time.perf_counter()
         if self.rows:
-            pairs = zip(self.rows, texts, strict=True)
-            rows = [replace(row, arrays={**row.arrays, "text_vector": text}) for row, text in pairs]
-            added, duplicates = self.database.add(rows)
+            added, duplicates = self.database.add(self.rows)
             self.report.added += added
             self.report.unchanged += len(self.rows) - added
             self.report.duplicates += duplicates
-            self.report.replaced += self.database.remove_ids(
-                [key for row in self.rows for key in self.known.outdated(row.record.video, row.record.content_hash)]
-            )
+            for row in self.rows:
+                self.outdated |= dict.fromkeys(self.known.outdated(row.record), row.record.video)
             self.database.release([Failure.id_of(row.record.video, row.span) for row in self.rows])
             self.batches += 1
             if self.batches % COMPACT_EVERY == 0:
@@ -299,6 +318,11 @@ class _Ingest:
         self.rows, self.failures = [], []
         self.written = time.monotonic()
         self.report.write_s += time.perf_counter() - begin
+
+    def _remove_outdated(self) -> None:
+        """Delete the clips of what lay at a path before, but for those that have been found elsewhere meanwhile."""
+        for key, video in self.outdated.items():
+            self.report.replaced += self.database.remove(f"id = {quoted(key)} AND video = {quoted(video)}")
 
     def _tell(self) -> None:
         self.report.elapsed_s = time.monotonic() - self.began

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from motionrag.retrieval.sources import Job
 from motionrag.retrieval.store import MotionDatabase
 from motionrag.retrieval.worker import Splitting
+from motionrag.types import ClipRecord
 
 
 class Row(NamedTuple):
@@ -23,6 +24,10 @@ class Row(NamedTuple):
     stamp: tuple[int, int]
     said: Mapping[str, Any]
     """Its caption and the source's own columns."""
+
+    def made_of(self, job: Job) -> bool:
+        """Whether it is the part that a source's row names, or one of the parts that its video was split into."""
+        return self.span == job.span or (job.span == "whole" and self.split != "")
 
 
 def stamp(video: str) -> tuple[int, int]:
@@ -72,8 +77,7 @@ class Known:
     def said_otherwise(self, job: Job, said: Mapping[str, Any]) -> Iterable[str]:
         """Ids of the clips made of a source's row whose caption or columns are not what it says now."""
         for row in self._paths.get(job.video, ()):
-            mine = row.span == job.span or (job.span == "whole" and row.split)
-            if mine and any(row.said.get(name) != value for name, value in said.items()):
+            if row.made_of(job) and any(row.said.get(name) != value for name, value in said.items()):
                 yield row.id
 
     def with_content(self, content_hash: str) -> list[Row]:
@@ -84,6 +88,6 @@ class Known:
         """Parts that the database has of a file's content."""
         return {row.span for row in self.with_content(content_hash)}
 
-    def outdated(self, video: str, content_hash: str) -> Iterable[str]:
-        """Ids of the clips of what lay at a path before."""
-        return (row.id for row in self._paths.get(video, ()) if row.content_hash != content_hash)
+    def outdated(self, new: ClipRecord) -> Iterable[str]:
+        """Ids of the clips of what lay at a new clip's path before."""
+        return (row.id for row in self._paths.get(new.video, ()) if row.content_hash != new.content_hash)

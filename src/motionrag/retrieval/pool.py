@@ -16,7 +16,7 @@ Answer = Decoded | Refused | None  # None: the task is done
 Look = Callable[[Task], Task | None]
 COMMAND = [sys.executable, "-c", "from motionrag.retrieval.worker import main; main()"]
 TIMEOUT_S = 300.0  # for one answer; the slowest honest ones, scene cuts of long films, take some minutes
-READY_AHEAD = 8  # decoded clips a worker may be ahead of the encoders
+READY_AHEAD = 32  # decoded clips a worker may be ahead of the encoders
 
 
 class _Process:
@@ -28,6 +28,7 @@ class _Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            start_new_session=True,  # an interrupt is for the main process, which then stops this one
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
         assert self._process.stdin

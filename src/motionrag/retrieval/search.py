@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from motionrag.errors import MotionRAGError
 from motionrag.retrieval.lance import quoted
-from motionrag.retrieval.schema import SIGNATURE_WIDTH, array_of, record_of
+from motionrag.retrieval.schema import RECORD_COLUMNS, SIGNATURE_WIDTH, array_of, record_of
 from motionrag.retrieval.store import MotionDatabase
 from motionrag.types import Clip, Reference
 from motionrag.video import DUPLICATE_COSINE, pick, signature
@@ -230,7 +230,8 @@ class Retriever:
             )
         if not chosen:
             return []
-        light, wanted = self.database.light_columns, list(shapes) if tokens else []
+        light = [*RECORD_COLUMNS, *self.database.metadata_columns]
+        wanted = list(shapes) if tokens else []
         table: pa.Table = self.database.take([item.row["_rowid"] for item in chosen], [*light, *wanted])
         arrays = {name: array_of(table, name, shapes[name]) for name in wanted}
         return [

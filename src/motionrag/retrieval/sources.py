@@ -100,14 +100,16 @@ def column_types(jobs: Iterable[Job]) -> dict[str, pa.DataType]:
 def _arrow_type(kinds: set[type]) -> pa.DataType:
     if kinds == {bool}:
         return pa.bool_()
-    if kinds == {int}:
-        return pa.int64()
     return pa.float64() if kinds <= {int, float} else pa.string()
 
 
 def as_type(value: Any, kind: pa.DataType) -> Any:
     """A value for a column of that type; text takes any value."""
-    return str(value) if value is not None and pa.types.is_string(kind) else value
+    if value is None:
+        return None
+    if pa.types.is_string(kind):
+        return str(value)
+    return float(value) if pa.types.is_floating(kind) else value
 
 
 def _caption_file(source: Path) -> Path | None:
@@ -190,7 +192,7 @@ def _jobs(table: Path, rows: Iterator[tuple[str, Any]], caption_column: str | No
     base = {COLLECTION: folder.name if table.name in CAPTION_FILES else table.stem}
     for place, row in rows:
         if isinstance(row, str):
-            yield Job(video=f"{table.resolve()} {place}", metadata=base, fault=f"{place} {row}")
+            yield Job(video=str(folder / place), metadata=base, fault=f"{place} {row}")
         else:
             yield _job(row, folder, place, caption_column, base)
 
@@ -242,8 +244,10 @@ def _column_name(name: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, (str, bool, int)):
+    if value is None or isinstance(value, (str, bool)):
         return value
+    if isinstance(value, int):
+        return value if abs(value) <= 2**53 else str(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return json.dumps(value, default=str)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -41,8 +41,9 @@ if TYPE_CHECKING:
 CLIPS, QUARANTINE = "clips", "quarantine"
 INDEX_FROM = 50_000  # rows; below, comparing with every row takes under some 10 ms
 SCALAR_INDEX_FROM = 10_000
-PROBES = 40  # partitions of the index looked into: see benchmarks/README.md for these three
+PROBES = 40  # partitions of the index looked into: see benchmarks/README.md for these
 REFINE = 6  # candidates compared exactly, as a multiple of those wanted
+AHEAD = 4  # as many times the rows wanted are fetched before a condition is applied
 COMPARE_ALL = 2_000  # rows that are all compared, if a condition leaves no more
 
 
@@ -56,6 +57,7 @@ class MotionDatabase:
         self._quarantine = quarantine
         self.settings = DatabaseSettings.from_metadata(clips.schema.metadata, uri)
         """What its contents were made with."""
+        self._index_version, self._index_columns = -1, frozenset[str]()
 
     @classmethod
     def open(cls, uri: str | Path) -> MotionDatabase:
@@ -135,11 +137,6 @@ class MotionDatabase:
         """Columns that have an index."""
         return sorted(column for index in self._clips.list_indices() for column in index.columns)
 
-    @property
-    def columns(self) -> list[str]:
-        """Names of all columns, the sources' own among them."""
-        return list(self._clips.schema.names)
-
     def column_type(self, name: str) -> pa.DataType:
         """Type of a column."""
         return self._clips.schema.field(name).type
@@ -147,7 +144,7 @@ class MotionDatabase:
     @property
     def metadata_columns(self) -> list[str]:
         """Names of the sources' own columns."""
-        return [name for name in self.columns if name not in OWN_COLUMNS]
+        return [name for name in self.schema.names if name not in OWN_COLUMNS]
 
     @property
     def light_columns(self) -> list[str]:
@@ -164,7 +161,7 @@ class MotionDatabase:
     ) -> Iterator[pa.Table]:
         """Rows in batches, as Arrow tables."""
         with explained(where, self.light_columns):
-            query = self._clips.search().select(list(columns or self.columns))
+            query = self._clips.search().select(list(columns or self.schema.names))
             query = query.where(where) if where else query
             query = query.limit(limit) if limit is not None else query
             for part in query.to_batches(batch):
@@ -199,34 +196,56 @@ class MotionDatabase:
         columns: Sequence[str] = (),
         exact: bool = False,
     ) -> pa.Table:
-        """The rows whose vector has the largest cosine with a given one, best first.
+        """The rows whose vector has the largest cosine with a given one, best first, with `_distance` = 1 - cosine.
 
         Args:
             column: A vector column.
             vector: f32 [W].
             limit: How many at most.
             where: Condition (SQL) they must fulfil.
-            columns: What to return of them, beside `_distance` (1 - cosine) and `_rowid`.
+            columns: What to fetch of them, beside `_rowid`.
             exact: Compare with every row, without the index.
         """
-        with explained(where, self.light_columns):
-            query = self._clips.search(np.asarray(vector, dtype=np.float16), vector_column_name=column)
-            query = query.distance_type("cosine").limit(limit).select([*columns, "_distance"]).with_row_id(True)
-            query = query.where(where, prefilter=True) if where else query
-            probes = self._probes(where)
-            if exact or probes is None:
-                return query.bypass_vector_index().to_arrow()
-            return query.nprobes(probes).refine_factor(REFINE).to_arrow()
 
-    def _probes(self, where: str | None) -> int | None:
-        """Partitions to look into: more where a condition leaves fewer rows, None to compare with all of those."""
-        if where is None:
-            return PROBES
-        left = self.count(where)
-        return None if left <= COMPARE_ALL else math.ceil(PROBES * self.count() / left)
+        def query(count: int) -> Any:
+            found = self._clips.search(np.asarray(vector, dtype=np.float16), vector_column_name=column)
+            return found.distance_type("cosine").select(["_distance"]).with_row_id(True).limit(count)
+
+        found = self._found(query, column, limit, where, exact)
+        taken = self.take(found.column("_rowid").to_pylist(), columns)
+        return taken.append_column("_distance", found.column("_distance"))
+
+    def _found(
+        self, query: Callable[[int], Any], column: str, limit: int, where: str | None, exact: bool
+    ) -> pa.Table:
+        """Row ids and distances, by the way that is quickest for the condition; columns are fetched after."""
+        with explained(where, self.light_columns):
+            if exact or column not in self._indexed():
+                every = query(limit).bypass_vector_index()
+                return (every.where(where, prefilter=True) if where else every).to_arrow()
+            if where is None:
+                return query(limit).nprobes(PROBES).refine_factor(REFINE).to_arrow()
+            # Most conditions leave enough of the nearest: far quicker than to apply them to all rows first.
+            near = query(AHEAD * limit).nprobes(PROBES).refine_factor(2).where(where, prefilter=False).to_arrow()
+            if near.num_rows >= limit:
+                return near.slice(0, limit)
+            left = self.count(where)
+            allowed = query(limit).where(where, prefilter=True)
+            if left <= COMPARE_ALL:
+                return allowed.bypass_vector_index().to_arrow()
+            return allowed.nprobes(math.ceil(PROBES * self.count() / left)).refine_factor(3 * REFINE).to_arrow()
+
+    def _indexed(self) -> frozenset[str]:
+        """Columns with an index, looked up once for each version that this handle sees."""
+        version = self._clips.version
+        if self._index_version != version:
+            self._index_version, self._index_columns = version, frozenset(self.indices())
+        return self._index_columns
 
     def take(self, row_ids: Sequence[int], columns: Sequence[str]) -> pa.Table:
         """Rows by the `_rowid` that `nearest` gave, in that order."""
+        if not row_ids:
+            return self.schema.empty_table().select(list(columns))
         table = self._clips.take_row_ids(list(row_ids)).select(list(columns)).with_row_id().to_arrow()
         order = {row: i for i, row in enumerate(table.column("_rowid").to_pylist())}
         return table.take([order[row] for row in row_ids])
@@ -247,9 +266,10 @@ class MotionDatabase:
         with self._writing():
             there = {field.name: field.type for field in self._clips.schema}
             for name, kind in wanted.items():
-                if name in there and there[name] != kind and not pa.types.is_string(there[name]):
+                held = there.get(name, kind)
+                if held not in (kind, pa.string()):
                     raise MotionRAGError(
-                        f"{self.uri}: column {name!r} holds {there[name]}, the source has {kind}; rename it there"
+                        f"{self.uri}: column {name!r} holds {held}, the source has {kind}; rename it there"
                     )
             new = [pa.field(name, kind) for name, kind in wanted.items() if name not in there]
             if new:
@@ -356,24 +376,21 @@ class MotionDatabase:
                 raise MotionRAGError(f"{self.uri}: cannot be written ({first_line(error)})") from error
 
     def _index(self) -> None:
-        rows = self.count()
-        there = self.indices()
+        from lancedb.index import BTree, IvfRq, LabelList
+
+        rows, there = self.count(), self.indices()
         if rows >= SCALAR_INDEX_FROM:
-            kinds = {"id": "BTREE", "video": "BTREE", "bands": "LABEL_LIST"}
-            kinds |= dict.fromkeys(self.metadata_columns, "BTREE")
+            kinds = {"id": BTree(), "video": BTree(), "bands": LabelList()}
+            kinds |= {name: BTree() for name in self.metadata_columns}
             for column, kind in kinds.items():
                 if column not in there:
-                    self._clips.create_scalar_index(column, index_type=kind)
+                    self._clips.create_index(column, config=kind)
         if rows >= INDEX_FROM:
+            partitions = 2 ** round(math.log2(math.sqrt(rows)))
             for column in ("text_vector", "motion_vector"):
-                if column in self.columns and column not in there:
-                    partitions = 2 ** int(np.log2(np.sqrt(rows)) + 0.5)
+                if column in self.schema.names and column not in there:
                     self._clips.create_index(
-                        "cosine",
-                        num_partitions=partitions,
-                        vector_column_name=column,
-                        index_type="IVF_RQ",
-                        num_bits=1,
+                        column, config=IvfRq(distance_type="cosine", num_partitions=partitions, num_bits=1)
                     )
 
     def _present(self, ids: Sequence[str]) -> set[str]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from motionrag.retrieval import language
-from motionrag.retrieval.language import DIRECTION_AXES, Action
+from motionrag.retrieval.language import Action
+from motionrag.retrieval.lexicon import DIRECTION_AXES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +28,7 @@ CODE_WIDTH = 8 * -(-(len(language.lexicon().axes) + len(DIRECTION_AXES)) // 8)
 def method_fingerprint() -> str:
     """SHA-256, 64 hex digits, over the code and data that turn a caption into a vector, the encoder apart."""
     digest = hashlib.sha256()
-    for name in ("language.py", "motion_lexicon.yaml", "vectors.py"):
+    for name in ("language.py", "lexicon.py", "motion_lexicon.yaml", "vectors.py"):
         digest.update(files("motionrag.retrieval").joinpath(name).read_bytes().replace(b"\r\n", b"\n"))
     return digest.hexdigest()
 
