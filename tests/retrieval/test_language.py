@@ -97,6 +97,102 @@ def test_phrasings_of_a_motion_agree(axis: str, caption: str) -> None:
     assert value(caption, axis) > 0.2, actions(caption)
 
 
+OPENINGS = [
+    "the tutor eases the cupboard door outward",
+    "a claw pries up the lid of a paint tin",
+    "the top drawer slides out",
+    "draw out the lowest drawer",
+    "the hatch is swung aside",
+    "the window is slid upwards",
+    "the flap of the suitcase is flipped back",
+    "she swings the freezer wide",
+    "the cover pops up",
+    "open hatch",
+    "open drawer and put glove inside",
+]
+CLOSINGS = [
+    "the tutor nudges the drawer home",
+    "shoving the lowest drawer back in",
+    "the piano lid comes down",
+    "the door swings to",
+    "shut hatch",
+    "close suitcase",
+    "the hatch gets shut",
+    "the hatch is shut and the light goes off",
+    "a claw presses the lid back onto the tin",
+    "the drawer gets pushed all the way in",
+    "the suitcase is closed and carried away",
+]
+
+
+@pytest.mark.parametrize(("sign", "captions"), [(1, OPENINGS), (-1, CLOSINGS)])
+def test_opening_and_closing_told_otherwise(sign: int, captions: list[str]) -> None:
+    assert [c for c in captions if sign * value(c, "open_close") < 0.3] == []
+
+
+def test_of_opposites_the_first_weighs_more() -> None:
+    assert value("the hatch is shut and later opened again", "open_close") < 0
+    assert value("the hatch is opened and later shut again", "open_close") > 0
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "the heater gets switched on",
+        "she puts out the lamp",
+        "start up the printer",
+        "switch lamp off",
+        "the radio goes off",
+        "somebody flips the breaker",
+        "the fan is made to run",
+    ],
+)
+def test_appliances_are_switched(caption: str) -> None:
+    assert value(caption, "switch") > 0.3, actions(caption)
+
+
+@pytest.mark.parametrize(
+    ("axis", "caption"),
+    [
+        ("rotate", "twist the cap off the flask"),
+        ("rotate", "unscrewing the lid of a tin"),
+        ("rotate", "she gives the dial a twist"),
+        ("extract", "the lid gets lifted off the tin"),
+        ("place", "the lid is fitted on the tin"),
+        ("grasp", "the glove gets taken from the shelf"),
+        ("grasp", "grab glove"),
+        ("place", "the glove ends up on the shelf"),
+        ("place", "the arm lets the pebble fall into the jug"),
+        ("place", "the glove is picked up and left on the shelf"),
+        ("wipe", "a hand goes round and round the plate with a rag"),
+        ("press", "hit the escape key"),
+        ("fold", "bring both corners of the blanket together"),
+        ("stack", "put the coins one on top of another"),
+        ("push", "the arm reaches the stool and drives it away"),
+    ],
+)
+def test_families_of_phrasings(axis: str, caption: str) -> None:
+    assert value(caption, axis) > 0.2, actions(caption)
+
+
+@pytest.mark.parametrize(
+    ("verb", "caption"),
+    [
+        ("twist off", "The arm reaches for the flask, holds it and twists off the cap"),
+        ("raise", "The hand comes down over a pebble, takes hold of it and raises it"),
+        ("wipe", "The gripper moves forward, touches the glass and wipes it"),
+        ("pull", "The claw approaches, hooks the ring and pulls it"),
+    ],
+)
+def test_the_way_there_weighs_less(verb: str, caption: str) -> None:
+    assert actions(caption)[0].verb == verb
+
+
+def test_it_is_what_was_named_last() -> None:
+    assert value("The arm grips the drawer and slides it out", "open_close") > 0.3
+    assert value("The arm grips the glove and slides it out", "open_close") == 0
+
+
 @pytest.mark.parametrize(
     "caption",
     [
@@ -223,7 +319,13 @@ def test_nouns_of_motion_have_a_verb_of_the_lexicon() -> None:
     assert not unknown
 
 
-@pytest.mark.parametrize("item", ["open:2", "open <nowhere>", "*", "Open", "open:", 3, None])
+def test_alternatives_are_entries_each() -> None:
+    ways, weight = read_item("push|shove <lid> in|home:0.5", {"lid": frozenset({"lid"})})
+    assert ways == ["push <lid> in", "push <lid> home", "shove <lid> in", "shove <lid> home"]
+    assert weight == 0.5
+
+
+@pytest.mark.parametrize("item", ["open:2", "open <nowhere>", "*", "Open", "open:", "pull|", 3, None])
 def test_malformed_entries_are_refused(item: object) -> None:
     with pytest.raises(ValueError, match="motion lexicon"):
         read_item(item, {"lid": frozenset({"lid"})})

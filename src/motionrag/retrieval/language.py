@@ -52,7 +52,7 @@ def _tagger() -> Any:
 _CONTRACTIONS = [
     (re.compile(r"\b(he|she|it|that|there|who|what|here)'s\b"), r"\1 is"),
     (re.compile(r"n't\b"), " not"),
-    (re.compile(r"'(re|ll|ve)\b"), ""),
+    (re.compile(r"'(re|ll|ve)\b|\ball the way\b"), ""),
 ]
 _MARKS = re.compile(r"([.!?\n;]+)|[,:()\[\]\"|/]+|\s[-\u2013\u2014]+\s|\u2014")
 _TOKEN = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*")
@@ -145,16 +145,17 @@ class Reading:
         if before.tag[:2] in {"VM", "VB", "VD", "VH", "TO"} or before.base in {"be", "get", "do", "have"}:
             return True
         if word.form == "past":
-            return word.tag[0] == "V" or after.opens_object or (before.tag != "AJ0" and not before.end)
+            clear = word.tag[0] == "V" or after.opens_object or self._is_telegraphic(i, before, after)
+            return clear or (before.tag != "AJ0" and not before.end)
         return self._is_base(i, before, after, plural)
 
     def _is_verbal_particle(self, i: int, before: Word, after: Word, plural: bool) -> bool:
         """Whether "open", "shut" or "left" is a verb, not the direction of one: "opens wide", "is left on"."""
         if before.determiner or self.verb_at(i - 1):
-            linked = before.base in {"be", "get"} and self.words[i].text in {"shut", "left"}
+            linked = before.base in {"be", "get"} and self.words[i].text in {"shut", "left", "closed"}
             return linked and after.text not in LISTS["attributes"]
-        if self.words[i].text in {"shut", "left"} and before.text in {"and", "then"}:
-            return after.tag in {"PRP", "AVP"} and after.text not in {"of", "to", "from"}
+        if before.text in {"and", "then"} and (self.words[i].text == "shut" or after.text in {"on", "in", "at"}):
+            return self.words[i].text in {"shut", "left"}
         bare = self.words[i].text == "open" and not after.noun and (plural or before.tag == ".")
         return after.opens_object or bare or self._is_telegraphic(i, before, after)
 
@@ -178,11 +179,10 @@ class Reading:
     def _is_telegraphic(self, i: int, before: Word, after: Word) -> bool:
         """Whether a base form begins an order with no articles: "open microwave"."""
         first = before.tag == "." or (before.text in {"and", "then"} and self.verb_at(self.start(i, ".")))
-        if not first or not after.noun or self.words[i].text in lexicon().nouns or self.words[i].form != "base":
+        if not first or not after.noun or self.words[i].text != self.words[i].base:
             return False
-        end = next(k for k in range(i, len(self.words) + 1) if self.at(k).tag == ".")
-        later = range(i + 1, end)
-        return not any(self.words[k].tag[:2] == "VB" or self.words[k].form in {"s", "ing"} for k in later)
+        later = self.words[i + 1 : next(k for k in range(i, len(self.words) + 1) if self.at(k).tag == ".")]
+        return not any(word.tag[:2] == "VB" or word.form in {"s", "ing"} for word in later)
 
     def _plural_head(self, i: int) -> bool:
         """Whether the noun phrases before i begin with a plural: "bottles on the belt travel"."""
@@ -287,21 +287,22 @@ class Reading:
 
     def _form_weight(self, i: int, telling: bool) -> float:
         """How much a verb tells by its form: "runs", "running", "the running dog", "is parked"."""
-        word, before, state = self.words[i], self.at(self.before(i)), self.words[i].base in LISTS["states"]
-        if word.base in LISTS["stative"] and not telling:
+        word, before, stative = self.words[i], self.at(self.before(i)), LISTS["stative"]
+        state, past = word.base in LISTS["states"], word.form == "past"
+        if word.base in stative and not telling:
             return STATE
-        modifies = self.at(i - 1).determiner or before.tag in {"AJ0", "PRP", "PRF", "CJC"}
-        if modifies and self.at(i + 1).noun and word.form in {"ing", "past"}:
-            return MODIFIER if word.form == "ing" else STATE
-        if word.form == "past" and before.base in {"be", "get"}:
+        if past and before.base in {"be", "get"}:
             return STATE if state and before.base == "be" and before.text not in {"being", "been"} else MAIN
-        if word.form == "past" and (word.tag == "VVN" or self._reduced(i)) and before.base != "have":
+        ordered = before.end or before.text in {"and", "then"}
+        past = past and not (ordered and word.text == word.base)  # "put" is an order too
+        modifies = self.at(i - 1).determiner or before.tag in {"AJ0", "PRP", "PRF", "CJC"}
+        if modifies and self.at(i + 1).noun and (past or word.form == "ing"):
+            return STATE if past else MODIFIER
+        if past and (word.tag == "VVN" or self._reduced(i)) and before.base != "have":
             return STATE if state else ADJUNCT
         if word.form == "ing" and self.chain(i) is None:
-            said = [w for w, verb in zip(self.words, self.verbs, strict=True) if verb]
-            return (
-                ADJUNCT if any(w.form not in {"ing", ""} and w.base not in LISTS["stative"] for w in said) else MAIN
-            )
+            said = [w for w, verb in zip(self.words, self.verbs, strict=True) if verb and w.base not in stative]
+            return ADJUNCT if any(w.form in {"s", "past", "base"} for w in said) else MAIN
         return MAIN
 
     def _reduced(self, i: int) -> bool:
@@ -326,6 +327,7 @@ class Reading:
         k = self._phrase(i) - 1
         while self.at(k).adverb or self.at(k).tag == "AVP" or self.at(k).text in {"into", "to", "for"}:
             k -= 1
+        k = self._phrase(k) - 1 if k == self._phrase(i) - 1 and self.at(k).noun else k  # "gives it a spin"
         return k if self.verb_at(k) and self.words[k].base in LISTS["light"] else None
 
     def nominal_weight(self, i: int) -> float:
@@ -382,9 +384,7 @@ def actions(caption: str) -> list[Action]:
     found = {i: action for i, _, action in said}
     verbs = [i for i, verb in enumerate(reading.verbs) if verb]
     light = {governor for _, governor, _ in said} | {reading.chain(i) for i in verbs}
-    for i in verbs:
-        if i in light:
-            continue
+    for i in sorted(set(verbs) - light):
         around = reading.words[reading.before(i) + 1 : i]
         subject, window = reading.subject(i), reading.resolved(i)
         action = _action(reading.words[i].base or reading.words[i].text, subject, window, around)

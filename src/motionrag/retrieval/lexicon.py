@@ -24,7 +24,8 @@ _CAMERA = {
     "vertical": ("camera_tilt", 1.2),
     "approach": ("camera_zoom", 1.2),
 }
-_ITEM = re.compile(r"((?:<\w+> )?(?:[a-z|-]+|\*)(?: (?:[a-z|-]+|<\w+>|\$))*)(?::(0?\.\d+|1))?")
+_WAYS = r"[a-z-]+(?:\|[a-z-]+)*"
+_ITEM = re.compile(rf"((?:<\w+> )?(?:{_WAYS}|\*)(?: (?:{_WAYS}|<\w+>|\$))*)(?::(0?\.\d+|1))?")
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,9 @@ class Lexicon:
             if not quick or (entry.subject and not subject.among(self.groups[entry.subject[1:-1]])):
                 continue
             fits = any(self._follow(entry.rest, order) for order in (orders if entry.shared else orders[:1]))
-            turned = window and entry.rest[1:] == (window[0].text,) and entry.rest[0][0] == "<"
+            object_next = window[0].tag == "AVP" or any(word.determiner for word in window[1:2]) if window else False
+            adverb = window[0].text if object_next else ""
+            turned = entry.rest[1:] == (adverb,) and entry.rest[0][0] == "<"
             if fits or (turned and self._follow(entry.rest[:1], window[1:])):  # "pull out the drawer"
                 yield entry
 
