@@ -115,9 +115,10 @@ def test_copies_count_once_and_a_recording_few_times(bring, encoders, tmp_path):
     retriever = Retriever(database, encoders.caption)
     found = retriever.search(retriever.query("open the box"), 9)
     videos = [reference.record.video.rsplit("/", 1)[-1] for reference in found]
-    assert videos.count("long.mp4") == 3
-    assert len(videos) == 3 + 5 - report.duplicates
     assert report.duplicates >= 2
+    assert len(videos) == 6 + 5 - report.duplicates  # there is nothing else, so the recording gives all it has
+    few = retriever.search(retriever.query("open the box"), 4)
+    assert sum(reference.record.video.endswith("long.mp4") for reference in few) <= 3
 
 
 def test_tokens_come_with_the_references(retriever, full):

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from motionrag.errors import MotionRAGError
-from motionrag.retrieval import store as store_module
+from motionrag.retrieval import lance
 from motionrag.retrieval.encoding import ClipEncoders
 from motionrag.retrieval.ingest import ingest
 from motionrag.retrieval.portable import describe, export, jobs_of, open_shelf, take_over
@@ -232,7 +232,7 @@ def test_indices_are_built_when_the_size_warrants(corpus, bring, captions_only, 
     retriever = Retriever(database, captions_only.caption)
     query = retriever.query("open the box")
     before = [reference.record.id for reference in retriever.search(query, floor=-1)]
-    monkeypatch.setattr(store_module, "SCALAR_INDEX_FROM", 12)
+    monkeypatch.setattr(lance, "SCALAR_INDEX_FROM", 12)
     database.compact()
     assert {"id", "video", "bands", "lab"} <= set(database.indices())
     assert [reference.record.id for reference in retriever.search(query, floor=-1)] == before
@@ -241,7 +241,7 @@ def test_indices_are_built_when_the_size_warrants(corpus, bring, captions_only, 
 
 
 def test_near_duplicates_are_found_through_the_index_too(corpus, bring, captions_only, monkeypatch, tmp_path):
-    monkeypatch.setattr(store_module, "SCALAR_INDEX_FROM", 12)
+    monkeypatch.setattr(lance, "SCALAR_INDEX_FROM", 12)
     bring(corpus, captions_only)
     other = tmp_path / "other"
     other.mkdir()

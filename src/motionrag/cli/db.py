@@ -13,7 +13,9 @@ from motionrag.cli.loading import add_device_option
 from motionrag.errors import MotionRAGError
 
 if TYPE_CHECKING:
+    from motionrag.retrieval.sources import Job
     from motionrag.retrieval.store import MotionDatabase
+    from motionrag.retrieval.worker import Splitting
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,6 +94,8 @@ def _facts(values: dict[str, Any]) -> str:
 
 
 def _list(database: MotionDatabase, arguments: argparse.Namespace) -> None:
+    if arguments.limit < 0:
+        raise MotionRAGError(f"--limit {arguments.limit} must be 0 or more")
     if arguments.set_aside:
         if arguments.where:
             raise MotionRAGError("--where filters clips, not those set aside")
@@ -141,6 +145,11 @@ def _remove(database: MotionDatabase, arguments: argparse.Namespace) -> None:
         for name, rows in found.items():
             if not rows:
                 raise MotionRAGError(f"{name}: no clip of {database.uri} has this id or path; nothing was removed")
+            if len({row["video"] for row in rows}) > 1:
+                videos = ", ".join(sorted({row["video"] for row in rows})[:5])
+                raise MotionRAGError(
+                    f"{name}: may be any of {videos}; give a whole path or an id; nothing was removed"
+                )
         gone = database.remove_ids([row["id"] for rows in found.values() for row in rows])
     print(f"{database.uri}: {gone} clips removed, {database.count()} left")
 
@@ -149,8 +158,8 @@ def _retry(database: MotionDatabase, arguments: argparse.Namespace) -> None:
     from motionrag.cli.ingest import tell
     from motionrag.cli.loading import chosen_encoders
     from motionrag.cli.progress import ingest_progress
+    from motionrag.retrieval.failures import retrial
     from motionrag.retrieval.ingest import ingest
-    from motionrag.retrieval.sources import Job
 
     failures = database.failures()
     if not failures:
@@ -160,14 +169,19 @@ def _retry(database: MotionDatabase, arguments: argparse.Namespace) -> None:
         database.release([row["id"] for row in failures])
         print(f"{database.uri}: {len(failures)} taken off the list")
         return
-    jobs = [Job.from_json(row["job"]) for row in failures]
-    options: dict[str, Any] = dict.fromkeys(("text", "motion", "appearance", "bundle"), None)
-    made = argparse.Namespace(**options, features=False, device=arguments.device)
+    again: dict[Splitting | None, list[Job]] = {}
+    for row in failures:
+        job, splitting = retrial(row["job"])
+        again.setdefault(splitting, []).append(job)
+    none: dict[str, Any] = dict.fromkeys(("text", "motion", "appearance", "bundle"), None)
+    made = argparse.Namespace(**none, features=False, device=arguments.device)
     encoders = chosen_encoders(made, database.settings)
     database.check(encoders.settings)
-    with ingest_progress() as progress:
-        report = ingest(jobs, database, encoders, workers=arguments.workers, retry=True, progress=progress)
-    tell(report, database, as_json=arguments.json)
+    for splitting, jobs in again.items():
+        options: dict[str, Any] = {"splitting": splitting, "workers": arguments.workers, "retry": True}
+        with ingest_progress() as progress:
+            report = ingest(jobs, database, encoders, progress=progress, **options)
+        tell(report, database, as_json=arguments.json)
 
 
 def _compact(database: MotionDatabase, arguments: argparse.Namespace) -> None:

@@ -118,6 +118,8 @@ def _from_shelf(
         return database, take_over(shelf, database, caption, progress)
     encoders = chosen_encoders(arguments, made or shelf.settings)
     database = MotionDatabase.create(arguments.db, encoders.settings)
+    if encoders.settings.same_video(shelf.settings):  # the same models, from another place
+        return database, take_over(shelf, database, encoders.caption, progress)
     report = ingest(
         jobs_of(shelf),
         database,

@@ -45,6 +45,8 @@ def run(arguments: argparse.Namespace) -> None:
     given = [arguments.prompt is not None, arguments.clip is not None, arguments.queries is not None]
     if sum(given) != 1:
         raise MotionRAGError("give one of PROMPT, --clip and --queries")
+    if arguments.sheet is not None and arguments.sheet.suffix.lower() != ".png":
+        raise MotionRAGError(f"{arguments.sheet}: a sheet is a .png")
     if arguments.queries is not None and (arguments.sheet is not None or arguments.image is not None):
         raise MotionRAGError("--queries goes with neither --sheet nor --image")
     prompts = list(_prompts(arguments.queries)) if arguments.queries is not None else None
@@ -70,7 +72,7 @@ def plain(reference: Reference) -> dict[str, Any]:
     """A reference as printed."""
     record = reference.record
     return {
-        "rank": reference.rank,
+        "rank": reference.rank + 1,
         "score": reference.score,
         "video": record.video,
         "start_s": record.start_s,
@@ -106,13 +108,20 @@ def _search(retriever: Retriever, query: Query, arguments: argparse.Namespace) -
     floor = arguments.floor
     if floor is None:
         floor = FLOOR if query.text is not None else -1.0
-    exclude = [name if not Path(name).exists() else str(Path(name).resolve()) for name in arguments.exclude]
+    exclude = [key for name in arguments.exclude for key in _excluded(retriever, name)]
     return retriever.search(query, arguments.k, where=arguments.where, exclude=exclude, floor=floor)
+
+
+def _excluded(retriever: Retriever, name: str) -> list[str]:
+    rows = retriever.database.find(name)
+    if not rows:
+        raise MotionRAGError(f"--exclude {name}: no clip of {retriever.database.uri} has this id or path")
+    return [row["id"] for row in rows]
 
 
 def _prompts(path: Path) -> Iterator[dict[str, Any]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise MotionRAGError(f"{path}: is not UTF-8 text ({error})") from error
     for number, line in enumerate(lines, start=1):

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from motionrag.retrieval.encoding import ClipEncoders
-from motionrag.retrieval.known import Known, stamp
+from motionrag.retrieval.failures import Failure, retrial
+from motionrag.retrieval.known import Known, Row, stamp
 from motionrag.retrieval.lance import quoted
 from motionrag.retrieval.pool import DecodePool
-from motionrag.retrieval.schema import ClipRow, Failure
-from motionrag.retrieval.sources import Job, as_type, column_types
+from motionrag.retrieval.schema import ClipRow
+from motionrag.retrieval.sources import COLLECTION, Job, as_type, column_types
 from motionrag.retrieval.store import MotionDatabase
 from motionrag.retrieval.worker import Decoded, Refused, Splitting, Task, span_text
 from motionrag.types import ClipRecord
@@ -137,16 +138,30 @@ class _Ingest:
         self.progress = progress or (lambda report: None)
         self.report = IngestReport(total=len(jobs), repeated=len(sound) - len(self.jobs))
         self.report.done = self.report.repeated
-        self.failures = [Failure.of(job, job.fault, *stamp(job.video)) for job in jobs if job.fault is not None]
+        self.failures = [
+            Failure.of(job, job.fault, *stamp(job.video), None) for job in jobs if job.fault is not None
+        ]
         database.ensure_columns(column_types(jobs))
+        database.release(self._mended(jobs))
         self.types = {name: database.column_type(name) for name in column_types(jobs)}
         self.known = Known(database)
         self.decoded: list[tuple[Job, Decoded]] = []
         self.rows: list[ClipRow] = []
         self.hashes: dict[str, tuple[str, int, int]] = {}  # video -> content hash, size and time when it was read
-        self.outdated: dict[str, str] = {}  # id -> the path at which another video lies now
+        self.outdated = dict(self.known.left_over())  # id -> the path at which another video lies now
         self.batches = 0
         self.began = self.written = time.monotonic()
+
+    def _mended(self, jobs: Sequence[Job]) -> list[str]:
+        """Failures of this source's own rows, not of their videos, that do not arise any more."""
+        collections = {job.metadata.get(COLLECTION) for job in jobs}
+        still = {failure.id for failure in self.failures}
+        stored = [(row["id"], retrial(row["job"])[0]) for row in self.database.failures()]
+        return [
+            key
+            for key, job in stored
+            if job.fault is not None and job.metadata.get(COLLECTION) in collections and key not in still
+        ]
 
     def run(self, workers: int) -> IngestReport:
         """Do all of it."""
@@ -211,10 +226,16 @@ class _Ingest:
     def _correct_captions(self) -> None:
         """Write the captions and columns that the source has changed since the clips were added."""
         changed = [
-            (key, job)
-            for job in self.jobs.values()
-            for key in self.known.said_otherwise(job, {**self._columns(job), "caption": job.caption})
+            (row.id, job) for job in self.jobs.values() for row in self.known.made_of(job) if self._differs(row, job)
         ]
+        self._correct(changed)
+        self.report.unchanged = max(0, self.report.unchanged - len(changed))
+
+    def _differs(self, row: Row, job: Job) -> bool:
+        said = {**self._columns(job), "caption": job.caption}
+        return any(row.said.get(name) != value for name, value in said.items())
+
+    def _correct(self, changed: Sequence[tuple[str, Job]]) -> None:
         for start in range(0, len(changed), COMMIT_CLIPS):
             part = changed[start : start + COMMIT_CLIPS]
             captions = [job.caption for _, job in part]
@@ -227,7 +248,6 @@ class _Ingest:
                 {"text_vector": self.encoders.caption.encode(captions)},
             )
         self.report.updated += len(changed)
-        self.report.unchanged = max(0, self.report.unchanged - len(changed))
 
     def _columns(self, job: Job) -> dict[str, object]:
         return {name: as_type(job.metadata.get(name), kind) for name, kind in self.types.items()}
@@ -242,7 +262,10 @@ class _Ingest:
             self._same_content(job)
         elif isinstance(answer, Refused):
             part = replace(job, start_s=answer.asked_start_s, end_s=answer.asked_end_s)
-            self.failures.append(Failure.of(part, answer.reason, *stamp(job.video)))
+            self.failures.append(Failure.of(part, answer.reason, *stamp(job.video), self.splitting))
+        elif self.hashes.get(job.video, ("", 0, 0))[1:] != stamp(job.video):
+            reason = "it changed while it was read; ingest again"
+            self.failures.append(Failure.of(job, reason, 0, 0, self.splitting))
         else:
             self.report.decode_s += answer.seconds
             self.report.decoded += 1
@@ -258,6 +281,8 @@ class _Ingest:
         if job.video not in self.hashes:
             return
         digest, size, changed = self.hashes[job.video]
+        if self.known.with_content(digest):
+            self._replaces(job.video, digest)
         rows = [row for row in self.known.with_content(digest) if row.made_of(job)]
         if not rows:
             return
@@ -267,6 +292,7 @@ class _Ingest:
             count = len(moved)
             columns = {"video": job.video, "file_size": size, "file_mtime_ns": changed}
             self.database.update([row.id for row in moved], {k: [v] * count for k, v in columns.items()}, {})
+            self._correct([(row.id, job) for row in moved if self._differs(row, job)])
 
     def _encode(self) -> None:
         begin = time.perf_counter()
@@ -308,8 +334,13 @@ class _Ingest:
             self.report.unchanged += len(self.rows) - added
             self.report.duplicates += duplicates
             for row in self.rows:
-                self.outdated |= dict.fromkeys(self.known.outdated(row.record), row.record.video)
-            self.database.release([Failure.id_of(row.record.video, row.span) for row in self.rows])
+                self._replaces(row.record.video, row.record.content_hash)
+            read = {
+                (row.record.video, span)
+                for row in self.rows
+                for span in (row.span, "whole" if row.split else row.span)
+            }
+            self.database.release([Failure.id_of(video, span) for video, span in read])
             self.batches += 1
             if self.batches % COMPACT_EVERY == 0:
                 self.database.compact()
@@ -319,10 +350,14 @@ class _Ingest:
         self.written = time.monotonic()
         self.report.write_s += time.perf_counter() - begin
 
+    def _replaces(self, video: str, content_hash: str) -> None:
+        self.outdated |= dict.fromkeys(self.known.outdated(video, content_hash), video)
+
     def _remove_outdated(self) -> None:
         """Delete the clips of what lay at a path before, but for those that have been found elsewhere meanwhile."""
-        for key, video in self.outdated.items():
-            self.report.replaced += self.database.remove(f"id = {quoted(key)} AND video = {quoted(video)}")
+        pairs = [f"(id = {quoted(key)} AND video = {quoted(video)})" for key, video in self.outdated.items()]
+        for start in range(0, len(pairs), COMMIT_CLIPS):
+            self.report.replaced += self.database.remove(" OR ".join(pairs[start : start + COMMIT_CLIPS]))
 
     def _tell(self) -> None:
         self.report.elapsed_s = time.monotonic() - self.began

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from motionrag.retrieval.sources import Job
 from motionrag.retrieval.store import MotionDatabase
 from motionrag.retrieval.worker import Splitting
-from motionrag.types import ClipRecord
 
 
 class Row(NamedTuple):
@@ -74,11 +73,9 @@ class Known:
         rows = self._failures.get(video, ())
         return frozenset(row["span"] for row in rows if (row["file_size"], row["file_mtime_ns"]) == now)
 
-    def said_otherwise(self, job: Job, said: Mapping[str, Any]) -> Iterable[str]:
-        """Ids of the clips made of a source's row whose caption or columns are not what it says now."""
-        for row in self._paths.get(job.video, ()):
-            if row.made_of(job) and any(row.said.get(name) != value for name, value in said.items()):
-                yield row.id
+    def made_of(self, job: Job) -> Iterator[Row]:
+        """The clips made of a source's row, at its path."""
+        return (row for row in self._paths.get(job.video, ()) if row.made_of(job))
 
     def with_content(self, content_hash: str) -> list[Row]:
         """The clips of a file's content, wherever it lies."""
@@ -88,6 +85,14 @@ class Known:
         """Parts that the database has of a file's content."""
         return {row.span for row in self.with_content(content_hash)}
 
-    def outdated(self, new: ClipRecord) -> Iterable[str]:
-        """Ids of the clips of what lay at a new clip's path before."""
-        return (row.id for row in self._paths.get(new.video, ()) if row.content_hash != new.content_hash)
+    def outdated(self, video: str, content_hash: str) -> Iterable[str]:
+        """Ids of the clips of what lay at a path before this content."""
+        return (row.id for row in self._paths.get(video, ()) if row.content_hash != content_hash)
+
+    def left_over(self) -> Iterator[tuple[str, str]]:
+        """(id, path) of clips that an ingest, stopped before its end, has replaced and not removed yet."""
+        for video, rows in self._paths.items():
+            if len({row.content_hash for row in rows}) > 1:
+                now = stamp(video)
+                if any(row.stamp == now for row in rows):
+                    yield from ((row.id, video) for row in rows if row.stamp != now)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -13,11 +15,18 @@ import pyarrow as pa
 from motionrag.errors import MotionRAGError, did_you_mean
 
 ID_CHUNK = 4_000  # ids in one condition
+INDEX_FROM = 50_000  # rows; below, comparing with every row takes some tens of milliseconds at most
+SCALAR_INDEX_FROM = 10_000
+
+
+def plain_uri(uri: str | Path) -> str:
+    """A folder as a path, also from file://; other URIs as they are."""
+    return str(uri).removeprefix("file://")
 
 
 def is_remote(uri: str) -> bool:
     """Whether a database lies in an object store rather than a folder."""
-    return "://" in uri and not uri.startswith("file://")
+    return "://" in uri
 
 
 def quoted(text: str) -> str:
@@ -75,16 +84,18 @@ def lock(uri: str) -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def explained(where: str | None, columns: Sequence[str]) -> Iterator[None]:
-    """Turn the store's complaint about a condition into one for people."""
+def explained(uri: str, where: str | None = None, columns: Sequence[str] = ()) -> Iterator[None]:
+    """Turn the store's complaint about a condition, or about files that are missing, into one for people."""
     try:
         yield
     except MotionRAGError:
         raise
     except (OSError, RuntimeError, ValueError) as error:
-        if where is None:
-            raise
         message = first_line(error)
+        if where is None or "not found" in message.lower():
+            raise MotionRAGError(
+                f"{uri}: a file of it is missing or damaged ({message}); bring it back, or ingest anew"
+            ) from error
         _, _, rest = message.partition("No field named ")
         unknown = rest.split(".")[0].strip("\"'`")
         if unknown:
@@ -94,6 +105,29 @@ def explained(where: str | None, columns: Sequence[str]) -> Iterator[None]:
         raise MotionRAGError(f"filter {where!r}: is no condition ({message})") from error
 
 
+def build_indices(clips: Any, columns: Sequence[str]) -> None:
+    """Build the indices that a table of clips is large enough for and does not have.
+
+    Args:
+        clips: The table; captions and motion get a vector index, bands one to look up any of a list.
+        columns: Columns that conditions are on.
+    """
+    from lancedb.index import BTree, IvfRq, LabelList
+
+    rows, there = clips.count_rows(), {column for index in clips.list_indices() for column in index.columns}
+    kinds: dict[str, Any] = {}
+    if rows >= SCALAR_INDEX_FROM:
+        kinds = {"bands": LabelList(), **{name: BTree() for name in columns}}
+    if rows >= INDEX_FROM:
+        partitions = 2 ** round(math.log2(math.sqrt(rows)))
+        vectors = [name for name in ("text_vector", "motion_vector") if name in clips.schema.names]
+        kinds |= {name: IvfRq(distance_type="cosine", num_partitions=partitions, num_bits=1) for name in vectors}
+    for column, kind in kinds.items():
+        if column not in there:
+            clips.create_index(column, config=kind)
+
+
 def first_line(error: BaseException) -> str:
     """What an error says, in short."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+    said = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return re.split(r",? /\S*\.rs:", said)[0][:300]  # its authors' own files are of no use here

@@ -6,15 +6,22 @@ import os
 import queue
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection
 
-from motionrag.retrieval.worker import Decoded, Refused, Task
+from motionrag.errors import MotionRAGError
+from motionrag.retrieval.worker import READY, Decoded, Refused, Task
 
 Answer = Decoded | Refused | None  # None: the task is done
 Look = Callable[[Task], Task | None]
-COMMAND = [sys.executable, "-c", "from motionrag.retrieval.worker import main; main()"]
+COMMAND = [  # not from the working directory, where a file may be called like a module
+    sys.executable,
+    "-c",
+    "import sys; sys.path[:] = filter(None, sys.path); from motionrag.retrieval.worker import main; main()",
+]
+START_S = 120.0  # for a worker to be ready; it takes about one
 TIMEOUT_S = 300.0  # for one answer; the slowest honest ones, scene cuts of long films, take some minutes
 READY_AHEAD = 32  # decoded clips a worker may be ahead of the encoders
 
@@ -23,11 +30,12 @@ class _Process:
     """One worker process and the pipes to it."""
 
     def __init__(self) -> None:
+        self._complaints = tempfile.TemporaryFile()  # noqa: SIM115, closed by `stop`
         self._process = subprocess.Popen(
             COMMAND,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._complaints,
             start_new_session=True,  # an interrupt is for the main process, which then stops this one
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )
@@ -35,6 +43,15 @@ class _Process:
         assert self._process.stdout
         self._send = Connection(os.dup(self._process.stdin.fileno()), readable=False)
         self._receive = Connection(os.dup(self._process.stdout.fileno()), writable=False)
+        try:
+            started = self._receive.poll(START_S) and self._receive.recv() == READY
+        except (EOFError, OSError):
+            started = False
+        if not started:
+            self._complaints.seek(0)
+            said = self._complaints.read().decode(errors="replace").strip().splitlines()
+            self.stop()
+            raise MotionRAGError(f"a decoding process does not start: {said[-1] if said else 'it says nothing'}")
 
     def answers(self, task: Task) -> Iterator[Decoded | Refused]:
         """Carry out one task. Raises TimeoutError or EOFError/OSError if the process hangs or dies."""
@@ -52,7 +69,7 @@ class _Process:
         status = self._process.poll()
         self._process.kill()
         self._process.wait()
-        for pipe in (self._send, self._receive, self._process.stdin, self._process.stdout):
+        for pipe in (self._send, self._receive, self._process.stdin, self._process.stdout, self._complaints):
             if pipe is not None:
                 pipe.close()
         return status
@@ -143,6 +160,8 @@ class DecodePool:
         process = _Process()
         with self._lock:
             self._processes.add(process)
+            if self._stopping.is_set():
+                process.stop()
         return process
 
     def _end(self, process: _Process) -> int | None:

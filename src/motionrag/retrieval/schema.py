@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -19,7 +18,6 @@ from motionrag.types import ClipRecord
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from motionrag.retrieval.sources import Job
 
 SCHEMA_VERSION = 1
 SIGNATURE_WIDTH = 512
@@ -108,8 +106,8 @@ class DatabaseSettings:
 
     def same_video(self, other: DatabaseSettings) -> bool:
         """Whether everything but the captions' vectors is of the same make."""
-        made = asdict(replace(self, text=other.text, text_width=0, caption_method=""))
-        return made == asdict(replace(other, text_width=0, caption_method=""))
+        same = replace(self, text=other.text, text_width=other.text_width, caption_method=other.caption_method)
+        return same.difference(other) is None
 
     def difference(self, other: DatabaseSettings) -> str | None:
         """The first setting in which two databases' contents do not compare, in words; None if there is none."""
@@ -151,18 +149,6 @@ def clip_schema(settings: DatabaseSettings) -> pa.Schema:
     )
 
 
-QUARANTINE_SCHEMA = pa.schema(
-    [
-        ID_FIELD,
-        ("video", pa.string()),
-        ("span", pa.string()),
-        ("caption", pa.string()),
-        ("reason", pa.string()),
-        ("file_size", pa.int64()),
-        ("file_mtime_ns", pa.int64()),
-        ("job", pa.string()),  # as JSON, so that it can be tried again
-    ]
-)
 RECORD_COLUMNS = ("id", "video", "start_s", "end_s", "caption", "content_hash", "duplicate_of")
 OWN_COLUMNS = frozenset(
     {
@@ -221,28 +207,3 @@ def array_of(table: pa.Table, name: str, shape: tuple[int, ...]) -> NDArray[np.f
     column = table.column(name).combine_chunks()
     values = column.flatten().to_numpy(zero_copy_only=False)
     return np.asarray(values, dtype=np.float16).reshape(len(table), *shape)
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A clip that was set aside, and why."""
-
-    id: str
-    video: str
-    span: str
-    caption: str
-    reason: str
-    file_size: int
-    file_mtime_ns: int
-    job: str
-
-    @classmethod
-    def of(cls, job: Job, reason: str, size: int, changed: int) -> Failure:
-        """The failure of one row of a source, or of one part of it."""
-        key = cls.id_of(job.video, job.span)
-        return cls(key, job.video, job.span, job.caption, reason, size, changed, job.to_json())
-
-    @staticmethod
-    def id_of(video: str, span: str) -> str:
-        """32 hex digits for a clip whose content may be unreadable."""
-        return hashlib.sha256(f"{video}\n{span}".encode()).hexdigest()[:32]

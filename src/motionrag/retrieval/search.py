@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +28,8 @@ FLOOR = 0.5  # of the text score: below it a clip says nothing of the prompt (be
 CANDIDATES = 4  # times k are looked at, so that k are left when copies and more of one recording have gone
 SAMENESS = 0.05  # what a reference that looks just like a better one loses of its score
 IMAGE_SHARE = 0.25  # of the score, where an image is part of the query
-A_VIDEO = 3  # references from one recording at most
+A_VIDEO = 3  # references from one recording, as long as there are others
+MOST = 10_000  # references of one query
 MODE_COLUMNS = {"text": "text_vector", "motion": "motion_vector"}
 
 
@@ -125,6 +127,8 @@ class Retriever:
             raise MotionRAGError("a query is either a prompt or a clip")
         if prompt is not None and not prompt.strip():
             raise MotionRAGError("the prompt is empty; say what shall move, and how")
+        if prompt is not None and any("\ud800" <= letter <= "\udfff" for letter in prompt):
+            raise MotionRAGError("the prompt is no valid text: it holds half a character")
         text = motion = own = appearance = None
         if prompt is not None:
             text = self._encoder(self.caption, "text").encode([prompt])[0]
@@ -168,22 +172,30 @@ class Retriever:
         Raises:
             MotionRAGError: If `where` is no condition on this database's columns, or there are no tokens.
         """
-        if k < 1:
-            raise MotionRAGError(f"k={k} must be at least 1")
-        found = self._candidates(query, k, where, exclude, floor, exact)
-        return self._references(_varied(found, k), tokens)
+        if not 1 <= k <= MOST:
+            raise MotionRAGError(f"k={k} must be at least 1 and at most {MOST:,}")
+        if not -1 <= floor <= 1:
+            raise MotionRAGError(f"floor={floor} is no cosine; it must lie in [-1, 1]")
+        self.database.refresh()
+        wanted, chosen = CANDIDATES * k, list[_Candidate]()
+        groups = self._groups(exclude)
+        while True:  # copies, and parts of one recording, may fill any number of places
+            found, more = self._candidates(query, wanted, where, floor, exact)
+            chosen = _varied(self._without(found, query, groups), k, these_are_all=not more)
+            if len(chosen) == k or not more:
+                return self._references(chosen, tokens)
+            wanted *= 4
 
     def _candidates(
-        self, query: Query, k: int, where: str | None, exclude: Sequence[str], floor: float, exact: bool
-    ) -> list[_Candidate]:
-        """Relevant clips, one of each group of near-duplicates, best first."""
+        self, query: Query, wanted: int, where: str | None, floor: float, exact: bool
+    ) -> tuple[list[_Candidate], bool]:
+        """The relevant among the nearest clips, best first, and whether there may be more."""
         mode = "text" if query.text is not None else "motion"
         vector = query.text if query.text is not None else query.motion
         assert vector is not None
         columns = ["id", "video", "content_hash", "duplicate_of", "signature"]
         if query.appearance is not None:
             columns.append("appearance_vector")
-        wanted = CANDIDATES * k
         table = self.database.nearest(MODE_COLUMNS[mode], vector, wanted, where=where, columns=columns, exact=exact)
         relevance = 1.0 - table.column("_distance").to_numpy()
         score = relevance
@@ -199,11 +211,11 @@ class Retriever:
             for row, points, own, fits in zip(light.to_pylist(), score, signatures, relevance >= floor, strict=True)
             if fits
         ]
-        return sorted(self._without(found, query, exclude), key=lambda item: -item.score)
+        more = len(relevance) == wanted and bool(relevance[-1] >= floor)
+        return sorted(found, key=lambda item: -item.score), more
 
-    def _without(self, found: list[_Candidate], query: Query, exclude: Sequence[str]) -> list[_Candidate]:
+    def _without(self, found: list[_Candidate], query: Query, groups: set[str]) -> list[_Candidate]:
         """Leave out the query's own clip, what else is excluded, and near-duplicates of both."""
-        groups = self._groups(exclude)
         return [
             item
             for item in found
@@ -286,27 +298,32 @@ def _made_with(database: MotionDatabase, kind: str) -> EncoderInfo:
     return info
 
 
-def _varied(found: list[_Candidate], k: int) -> list[_Candidate]:
+def _varied(found: list[_Candidate], k: int, *, these_are_all: bool) -> list[_Candidate]:
     """The k best of which none is a copy of another, few are of one recording, and looks differ where they can."""
+    signatures = np.array([item.signature for item in found], dtype=np.float32).reshape(len(found), SIGNATURE_WIDTH)
+    points = np.array([item.score for item in found], dtype=np.float32)
+    likeness = np.zeros(len(found), dtype=np.float32)
+    free = np.ones(len(found), dtype=bool)
     chosen: list[_Candidate] = []
+    spare: list[_Candidate] = []  # of recordings that have had their share
     groups: set[str] = set()
-    videos: dict[str, int] = {}
-    rest = list(found)
-    likeness = np.zeros(len(rest), dtype=np.float32)
-    signatures = np.array([item.signature for item in rest], dtype=np.float32).reshape(len(rest), SIGNATURE_WIDTH)
-    points = np.array([item.score for item in rest], dtype=np.float32)
-    open_ = np.ones(len(rest), dtype=bool)
-    while len(chosen) < k and open_.any():
-        best = int(np.argmax(np.where(open_, points - SAMENESS * likeness, -np.inf)))
-        open_[best] = False
-        item = rest[best]
-        group, video = item.row["duplicate_of"] or item.row["id"], item.row["video"]
-        if group in groups or videos.get(video, 0) >= A_VIDEO:
+    videos: Counter[str] = Counter()
+    while len(chosen) < k and free.any():
+        best = int(np.argmax(np.where(free, points - SAMENESS * likeness, -np.inf)))
+        free[best] = False
+        item = found[best]
+        group = item.row["duplicate_of"] or item.row["id"]
+        if group in groups:
             continue
         groups.add(group)
-        videos[video] = videos.get(video, 0) + 1
+        if videos[item.row["video"]] == A_VIDEO:
+            spare.append(item)
+            continue
+        videos[item.row["video"]] += 1
         chosen.append(item)
         likeness = np.maximum(likeness, signatures @ item.signature)
+    if these_are_all:
+        chosen += spare[: k - len(chosen)]
     return sorted(chosen, key=lambda item: -item.score)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,23 +16,24 @@ import pyarrow as pa
 
 from motionrag.errors import MotionRAGError
 from motionrag.retrieval.duplicates import mark_duplicates
+from motionrag.retrieval.failures import QUARANTINE_SCHEMA, Failure
 from motionrag.retrieval.lance import (
     any_of,
+    build_indices,
     connect,
     create_table,
     explained,
     first_line,
     is_remote,
     lock,
+    plain_uri,
     quoted,
     table_names,
 )
 from motionrag.retrieval.schema import (
     OWN_COLUMNS,
-    QUARANTINE_SCHEMA,
     ClipRow,
     DatabaseSettings,
-    Failure,
     clip_schema,
     rows_to_table,
 )
@@ -39,8 +42,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CLIPS, QUARANTINE = "clips", "quarantine"
-INDEX_FROM = 50_000  # rows; below, comparing with every row takes under some 10 ms
-SCALAR_INDEX_FROM = 10_000
+REFRESH_S = 5.0
 PROBES = 40  # partitions of the index looked into: see benchmarks/README.md for these
 REFINE = 6  # candidates compared exactly, as a multiple of those wanted
 AHEAD = 4  # as many times the rows wanted are fetched before a condition is applied
@@ -50,11 +52,11 @@ COMPARE_ALL = 2_000  # rows that are all compared, if a condition leaves no more
 class MotionDatabase:
     """Clips with their vectors and tokens, and the list of those that could not be read."""
 
-    def __init__(self, uri: str, connection: Any, clips: Any, quarantine: Any) -> None:
+    def __init__(self, uri: str, connection: Any, clips: Any) -> None:
         self.uri = uri
         self._connection = connection
         self._clips = clips
-        self._quarantine = quarantine
+        self._refreshed = time.monotonic()
         self.settings = DatabaseSettings.from_metadata(clips.schema.metadata, uri)
         """What its contents were made with."""
         self._index_version, self._index_columns = -1, frozenset[str]()
@@ -70,16 +72,15 @@ class MotionDatabase:
         Raises:
             MotionRAGError: If there is none, or it is of another schema version.
         """
-        uri = str(uri)
+        uri = plain_uri(uri)
         if not is_remote(uri) and not Path(uri).is_dir():
             raise MotionRAGError(f"{uri}: no such database; make one with `motionrag ingest SOURCE --db {uri}`")
         connection = connect(uri)
         names = table_names(connection)
         if CLIPS not in names:
             raise MotionRAGError(f"{uri}: is no motion database; make one with `motionrag ingest SOURCE --db {uri}`")
-        clips = connection.open_table(CLIPS)
-        DatabaseSettings.from_metadata(clips.schema.metadata, uri)  # before anything of it is touched
-        return cls(uri, connection, clips, create_table(connection, QUARANTINE, QUARANTINE_SCHEMA))
+        with explained(uri):
+            return cls(uri, connection, connection.open_table(CLIPS))
 
     @classmethod
     def create(cls, uri: str | Path, settings: DatabaseSettings) -> MotionDatabase:
@@ -88,7 +89,7 @@ class MotionDatabase:
         Raises:
             MotionRAGError: If the one there was made with other settings.
         """
-        uri = str(uri)
+        uri = plain_uri(uri)
         if not is_remote(uri):
             if Path(uri).is_file():
                 raise MotionRAGError(f"{uri}: is a file; --db wants a folder")
@@ -116,16 +117,23 @@ class MotionDatabase:
     @classmethod
     def settings_of(cls, uri: str | Path) -> DatabaseSettings | None:
         """Settings of a database that may not be there yet: None if it is not."""
-        uri = str(uri)
+        uri = plain_uri(uri)
         if not is_remote(uri) and not Path(uri).is_dir():
             return None
         return cls.open(uri).settings if CLIPS in table_names(connect(uri)) else None
 
     # -- reading
 
+    def refresh(self) -> None:
+        """See what others have written; looked for every few seconds at most."""
+        if time.monotonic() - self._refreshed > REFRESH_S:
+            with explained(self.uri):
+                self._clips.checkout_latest()
+            self._refreshed = time.monotonic()
+
     def count(self, where: str | None = None) -> int:
         """Number of clips, of those that fulfil a condition (SQL) if one is given."""
-        with explained(where, self.light_columns):
+        with explained(self.uri, where, self.light_columns):
             return int(self._clips.count_rows(where))
 
     @property
@@ -160,7 +168,7 @@ class MotionDatabase:
         limit: int | None = None,
     ) -> Iterator[pa.Table]:
         """Rows in batches, as Arrow tables."""
-        with explained(where, self.light_columns):
+        with explained(self.uri, where, self.light_columns):
             query = self._clips.search().select(list(columns or self.schema.names))
             query = query.where(where) if where else query
             query = query.limit(limit) if limit is not None else query
@@ -176,7 +184,7 @@ class MotionDatabase:
 
     def find(self, name: str) -> list[dict[str, Any]]:
         """The clips with an id, an id that begins so, or a video path that ends so; all columns but arrays."""
-        path = str(Path(name).resolve()) if Path(name).exists() else name
+        path = os.path.abspath(name)  # links keep their own names, as in an ingest
         condition = f"id = {quoted(name)} OR video = {quoted(path)}"
         exact = self.rows(self.light_columns, condition)
         if exact or len(name) < 6:
@@ -219,7 +227,7 @@ class MotionDatabase:
         self, query: Callable[[int], Any], column: str, limit: int, where: str | None, exact: bool
     ) -> pa.Table:
         """Row ids and distances, by the way that is quickest for the condition; columns are fetched after."""
-        with explained(where, self.light_columns):
+        with explained(self.uri, where, self.light_columns):
             if exact or column not in self._indexed():
                 every = query(limit).bypass_vector_index()
                 return (every.where(where, prefilter=True) if where else every).to_arrow()
@@ -246,13 +254,17 @@ class MotionDatabase:
         """Rows by the `_rowid` that `nearest` gave, in that order."""
         if not row_ids:
             return self.schema.empty_table().select(list(columns))
-        table = self._clips.take_row_ids(list(row_ids)).select(list(columns)).with_row_id().to_arrow()
+        with explained(self.uri):
+            table = self._clips.take_row_ids(list(row_ids)).select(list(columns)).with_row_id().to_arrow()
         order = {row: i for i, row in enumerate(table.column("_rowid").to_pylist())}
         return table.take([order[row] for row in row_ids])
 
     def failures(self) -> list[dict[str, Any]]:
         """The clips set aside, with their reasons."""
-        table = self._quarantine.search().limit(None).to_arrow()
+        if QUARANTINE not in table_names(self._connection):
+            return []
+        with explained(self.uri):
+            table = self._connection.open_table(QUARANTINE).search().limit(None).to_arrow()
         return sorted(table.to_pylist(), key=lambda row: (row["video"], row["span"]))
 
     # -- writing
@@ -301,14 +313,19 @@ class MotionDatabase:
             columns: Name -> values in their order.
             arrays: Name of a vector column -> f32 [rows, W].
         """
+        with self._writing():
+            self._replace(ids, columns, arrays)
+
+    def _replace(
+        self, ids: Sequence[str], columns: Mapping[str, Sequence[Any]], arrays: Mapping[str, NDArray[np.float32]]
+    ) -> None:
         schema = self._clips.schema
         data: dict[str, Any] = {"id": list(ids), **columns}
         for name, values in arrays.items():
             flat = pa.array(np.asarray(values, dtype=np.float16).reshape(-1))
             data[name] = pa.FixedSizeListArray.from_arrays(flat, type=schema.field(name).type)
         table = pa.table(data, schema=pa.schema([schema.field(name) for name in data]))
-        with self._writing():
-            self._clips.merge_insert("id").when_matched_update_all().execute(table)
+        self._clips.merge_insert("id").when_matched_update_all().execute(table)
 
     def set_aside(self, failures: Sequence[Failure]) -> None:
         """Put clips on the list of those that could not be read, each once."""
@@ -316,7 +333,7 @@ class MotionDatabase:
             unique = {failure.id: vars(failure) for failure in failures}
             table = pa.Table.from_pylist(list(unique.values()), schema=QUARANTINE_SCHEMA)
             with self._writing():
-                merge = self._quarantine.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+                merge = self._quarantine().merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
                 merge.execute(table)
 
     def release(self, failure_ids: Sequence[str]) -> None:
@@ -324,7 +341,7 @@ class MotionDatabase:
         if failure_ids:
             with self._writing():
                 for condition in any_of("id", failure_ids):
-                    self._quarantine.delete(condition)
+                    self._quarantine().delete(condition)
 
     def remove(self, where: str) -> int:
         """Delete the clips that fulfil a condition; what was marked a near-duplicate of them is marked anew.
@@ -332,23 +349,18 @@ class MotionDatabase:
         Returns:
             How many were deleted.
         """
-        with self._writing(), explained(where, self.light_columns):
+        with self._writing(), explained(self.uri, where, self.light_columns):
             gone = {row["id"] for row in self.rows(["id"], where)}
             if not gone:
                 return 0
-            orphans = [
-                row
-                for row in self.rows(["id", "duplicate_of"], "duplicate_of IS NOT NULL")
-                if row["duplicate_of"] in gone and row["id"] not in gone
-            ]
-            heirs: dict[str, str] = {}
-            for row in orphans:
-                heirs.setdefault(row["duplicate_of"], row["id"])
+            marked = self.rows(["id", "duplicate_of"], "duplicate_of IS NOT NULL")
+            orphans = [row for row in marked if row["duplicate_of"] in gone and row["id"] not in gone]
+            heirs = {row["duplicate_of"]: row["id"] for row in reversed(orphans)}
+            if orphans:  # before the others go: killed in between, no mark names a clip that is not there
+                marks = [heirs[row["duplicate_of"]] for row in orphans]
+                own = [None if mark == row["id"] else mark for mark, row in zip(marks, orphans, strict=True)]
+                self._replace([row["id"] for row in orphans], {"duplicate_of": own}, {})
             self._clips.delete(where)
-            for row in orphans:
-                heir = heirs[row["duplicate_of"]]
-                value = "NULL" if heir == row["id"] else quoted(heir)
-                self._clips.update(where=f"id = {quoted(row['id'])}", values_sql={"duplicate_of": value})
             return len(gone)
 
     def remove_ids(self, ids: Sequence[str]) -> int:
@@ -359,39 +371,23 @@ class MotionDatabase:
         """Merge small files, drop versions older than `keep`, and build or extend the indices the size warrants."""
         with self._writing():
             self._clips.optimize(cleanup_older_than=keep)
-            self._quarantine.optimize(cleanup_older_than=keep)
-            self._index()
+            self._quarantine().optimize(cleanup_older_than=keep)
+            build_indices(self._clips, ["id", "video", *self.metadata_columns])
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Alone, on the newest version, and with errors for people."""
         with lock(self.uri):
-            self._clips.checkout_latest()
-            self._quarantine.checkout_latest()
             try:
+                self._clips.checkout_latest()
                 yield
             except MotionRAGError:
                 raise
             except (OSError, RuntimeError) as error:
                 raise MotionRAGError(f"{self.uri}: cannot be written ({first_line(error)})") from error
 
-    def _index(self) -> None:
-        from lancedb.index import BTree, IvfRq, LabelList
-
-        rows, there = self.count(), self.indices()
-        if rows >= SCALAR_INDEX_FROM:
-            kinds = {"id": BTree(), "video": BTree(), "bands": LabelList()}
-            kinds |= {name: BTree() for name in self.metadata_columns}
-            for column, kind in kinds.items():
-                if column not in there:
-                    self._clips.create_index(column, config=kind)
-        if rows >= INDEX_FROM:
-            partitions = 2 ** round(math.log2(math.sqrt(rows)))
-            for column in ("text_vector", "motion_vector"):
-                if column in self.schema.names and column not in there:
-                    self._clips.create_index(
-                        column, config=IvfRq(distance_type="cosine", num_partitions=partitions, num_bits=1)
-                    )
+    def _quarantine(self) -> Any:
+        return create_table(self._connection, QUARANTINE, QUARANTINE_SCHEMA)
 
     def _present(self, ids: Sequence[str]) -> set[str]:
         return {row["id"] for condition in any_of("id", ids) for row in self.rows(["id"], condition)}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+READY = "ready"  # a worker's first word
 SIGNATURE_FRAMES = 16  # those that `read_clip` picks by default
 
 
@@ -134,6 +135,7 @@ def main() -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)  # what a library prints must not come between the answers
     try:
+        outbox.send(READY)
         while True:
             task = inbox.recv()
             for answer in carry_out(task):

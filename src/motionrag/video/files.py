@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,9 @@ def content_hash(path: str | os.PathLike[str]) -> str:
     """
     digest = hashlib.sha256()
     try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise VideoError(path, "is no regular file but a pipe, socket or device")
         with open(path, "rb") as file:
             while block := file.read(_BLOCK):
                 digest.update(block)
