@@ -1,35 +1,45 @@
-"""Where clips come from: folders with captions, tables of videos, sidecar texts, and exported databases."""
+"""Where clips come from: folders with captions, tables of videos, and sidecar texts, each row a `Job`.
+
+Column names, captions and times are understood here; how the tables' files are read, `tables` knows.
+"""
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import time, timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from motionrag.config import parse
 from motionrag.errors import MotionRAGError
 from motionrag.retrieval.schema import OWN_COLUMNS
+from motionrag.retrieval.tables import (
+    TABLE_SUFFIXES,
+    VIDEO_SUFFIXES,
+    Table,
+    apart,
+    escaped,
+    number,
+    plain,
+    read_table,
+)
 from motionrag.retrieval.worker import span_text
 
-VIDEO_SUFFIXES = {".mp4", ".m4v", ".mkv", ".webm", ".mov", ".avi", ".gif", ".webp", ".mpg", ".mpeg", ".ts", ".wmv"}
-VIDEO_SUFFIXES |= {".flv", ".ogv", ".3gp"}
-CAPTION_FILES = ("captions.jsonl", "captions.csv", "captions.tsv", "captions.parquet")
-NAMES = {  # our word for a column -> the names it goes by, most telling first
+CAPTION_FILES = tuple(f"captions{suffix}" for suffix in TABLE_SUFFIXES)
+NAMES = {  # our word for a column -> the names it goes by, most telling first; upper or lower case
     "video": ("video", "video_path", "path", "file_name", "filename", "file", "clip", "video_file", "video_name"),
     "caption": ("caption", "text", "prompt", "description", "name", "label"),
     "start": ("start_s", "start", "start_time", "start_sec", "start_second", "begin"),
     "end": ("end_s", "end", "end_time", "end_sec", "end_second", "stop"),
 }
 COLLECTION = "collection"
+MISSING = {"", "nan", "nat", "none", "null"}  # what tables write for a time that is not there
+NO_TEXT = "holds NUL or characters that are no text"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +54,7 @@ class Job:
     end_s: float | None = None
     """End of the part; None for the end of the video."""
     metadata: dict[str, Any] = field(default_factory=dict)
-    """The row's other columns: text, numbers, truth values or None."""
+    """The row's other columns: text, int, float, bool or None."""
     fault: str | None = None
     """Why it cannot be used at all, known from the row itself."""
 
@@ -53,18 +63,9 @@ class Job:
         """The part as text: "whole" or "START-END"."""
         return span_text(self.start_s, self.end_s)
 
-    def to_json(self) -> str:
-        """As one line."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, line: str) -> Job:
-        """Read what `to_json` wrote."""
-        return parse(cls, json.loads(line), "quarantined job")
-
 
 def read_jobs(source: Path, *, caption_column: str | None = None) -> list[Job]:
-    """All rows of a source, in order.
+    """All rows of a source, in order; those that cannot be used say why (`Job.fault`).
 
     Args:
         source: A folder with `captions.jsonl` (or .csv, .tsv, .parquet), or with a `.txt` beside each video; or such
@@ -72,14 +73,11 @@ def read_jobs(source: Path, *, caption_column: str | None = None) -> list[Job]:
         caption_column: The column to take captions from, where its name is not among the usual ones.
 
     Raises:
-        MotionRAGError: If the source is missing, unreadable as a whole, empty, or has no column of videos.
+        MotionRAGError: If the source is missing, unreadable as a whole, empty, has no column of videos or captions,
+            or is a folder whose subfolders are sources.
     """
     table = _caption_file(source)
-    if table is None:
-        jobs = list(_sidecars(source))
-    else:
-        rows = _rows(table)
-        jobs = list(_jobs(table, rows, caption_column))
+    jobs = list(_sidecars(source) if table is None else _jobs(table, read_table(table), caption_column))
     if not jobs:
         wanted = f"{', '.join(CAPTION_FILES[:2])} or videos with a .txt of the same name beside each"
         raise MotionRAGError(f"{source}: holds no clips; wanted: {wanted}")
@@ -112,12 +110,16 @@ def as_type(value: Any, kind: pa.DataType) -> Any:
     return float(value) if pa.types.is_floating(kind) else value
 
 
+# -- folders
+
+
 def _caption_file(source: Path) -> Path | None:
     if source.is_dir():
-        return next((source / name for name in CAPTION_FILES if (source / name).is_file()), None)
+        found = {path.name.lower(): path for path in sorted(source.iterdir(), reverse=True) if path.is_file()}
+        return next((found[name] for name in CAPTION_FILES if name in found), None)
     if not source.exists():
         raise MotionRAGError(f"{source}: no such file or folder")
-    if source.suffix not in {".jsonl", ".csv", ".tsv", ".parquet"}:
+    if source.suffix.lower() not in TABLE_SUFFIXES:
         raise MotionRAGError(
             f"{source}: is no source of clips; give a folder, or a .jsonl, .csv, .tsv or .parquet file"
         )
@@ -125,143 +127,195 @@ def _caption_file(source: Path) -> Path | None:
 
 
 def _sidecars(folder: Path) -> Iterator[Job]:
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in VIDEO_SUFFIXES or any(part.startswith(".") for part in path.parts):
-            continue
-        text = path.with_suffix(".txt")
-        metadata = {COLLECTION: folder.resolve().name}
-        try:
-            caption, fault = text.read_text(encoding="utf-8").strip(), None
-        except FileNotFoundError:
-            caption, fault = "", f"no caption: {text.name} is missing"
-        except (OSError, UnicodeDecodeError) as error:
-            caption, fault = "", f"no caption: {text.name} cannot be read ({error})"
-        if not caption and fault is None:
-            fault = "no caption: its text file is empty"
-        yield Job(video=str(_absolute(path)), caption=caption, metadata=metadata, fault=fault)
+    """The videos of a folder and its subfolders, but for hidden ones."""
+    paths = [path for path in sorted(folder.rglob("*")) if not _is_hidden(path.relative_to(folder))]
+    videos = [path for path in paths if path.suffix.lower() in VIDEO_SUFFIXES]
+    nested = sorted({str(path.parent) for path in paths if path.name.lower() in CAPTION_FILES})
+    if nested and not any(path.with_suffix(".txt").exists() for path in videos):
+        shown = ", ".join(nested[:5]) + (f" and {len(nested) - 5} more" if len(nested) > 5 else "")
+        raise MotionRAGError(f"{folder}: has no captions file, but its subfolders have; ingest each: {shown}")
+    metadata = {COLLECTION: escaped(folder.resolve().name)}
+    for path in videos:
+        video, (caption, fault) = _absolute(path), _sidecar_caption(path)
+        yield Job(video=escaped(video), caption=escaped(caption), metadata=metadata, fault=fault)
 
 
-def _rows(table: Path) -> Iterator[tuple[str, Any]]:
-    """(where it stands, row) for each row; a row that cannot be read is its complaint, as text."""
-    if table.suffix == ".parquet":
-        for part in _parquet(table).iter_batches():
-            yield from ((f"{table.name}", row) for row in part.to_pylist())
-        return
+def _is_hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _sidecar_caption(video: Path) -> tuple[str, str | None]:
+    """(caption, fault) of a video with a text file beside it."""
+    text = video.with_suffix(".txt")
+    if escaped(_absolute(video)) != _absolute(video):
+        return "", "its path is not UTF-8; rename it"
     try:
-        text = table.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise MotionRAGError(f"{table}: is not UTF-8 text ({error}); save it as UTF-8") from error
-    if table.suffix == ".jsonl":
-        for number, line in enumerate(text.splitlines(), start=1):
-            if line.strip():
-                yield f"{table.name} line {number}", _json_row(line)
-        return
-    reader = csv.DictReader(text.splitlines(keepends=True), delimiter="\t" if table.suffix == ".tsv" else ",")
-    for row in reader:
-        place = f"{table.name} line {reader.line_num}"
-        yield (
-            place,
-            "has more values than the header has names" if None in row else {k: _number(v) for k, v in row.items()},
-        )
+        caption = " ".join(text.read_text(encoding="utf-8-sig").split())
+    except FileNotFoundError:
+        return "", f"no caption: {text.name} is missing"
+    except (OSError, UnicodeDecodeError) as error:
+        return "", f"no caption: {text.name} cannot be read ({error})"
+    if not caption:
+        return "", "no caption: its text file is empty"
+    return caption, f"no caption: {text.name} {NO_TEXT}" if escaped(caption) != caption else None
 
 
-def _json_row(line: str) -> Any:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        return f"is not valid JSON ({error.msg})"
-    return row if isinstance(row, dict) else "is no JSON object"
-
-
-def _parquet(path: Path) -> pq.ParquetFile:
-    try:
-        return pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise MotionRAGError(f"{path}: is no readable Parquet file ({str(error).splitlines()[0]})") from error
-
-
-def _number(text: Any) -> Any:
-    """A CSV value as a number if it is one."""
-    if not isinstance(text, str) or not re.fullmatch(r"\s*-?(\d+\.?\d*|\.\d+)([eE][-+]?\d+)?\s*", text):
-        return text if text not in ("", None) else None
-    return int(text) if re.fullmatch(r"\s*-?(0|[1-9]\d{0,17})\s*", text) else float(text)
-
-
-def _jobs(table: Path, rows: Iterator[tuple[str, Any]], caption_column: str | None) -> Iterator[Job]:
-    folder = table.parent.resolve()
-    base = {COLLECTION: folder.name if table.name in CAPTION_FILES else table.stem}
-    for place, row in rows:
-        if isinstance(row, str):
-            yield Job(video=str(folder / place), metadata=base, fault=f"{place} {row}")
-        else:
-            yield _job(row, folder, place, caption_column, base)
-
-
-def _job(
-    row: Mapping[str, Any], folder: Path, place: str, caption_column: str | None, base: Mapping[str, Any]
-) -> Job:
-    found = {word: next((name for name in names if name in row), None) for word, names in NAMES.items()}
-    if caption_column is not None:
-        if caption_column not in row:
-            raise MotionRAGError(f"{folder / place}: has no column {caption_column!r}; it has {', '.join(row)}")
-        found["caption"] = caption_column
-    if found["video"] is None:
-        raise MotionRAGError(
-            f"{folder / place}: no column names the video; wanted is one of {', '.join(NAMES['video'])}"
-        )
-    values = {word: row[name] if name is not None else None for word, name in found.items()}
-    taken = set(found.values())
-    metadata = {**base, **{_column_name(k): _plain(v) for k, v in row.items() if k not in taken and k is not None}}
-    video = str(values["video"] or "").strip()
-    caption = " ".join(str(values["caption"] or "").split())
-    start, end, fault = _seconds(values["start"]), _seconds(values["end"]), None
-    if not video:
-        fault = f"{place}: names no video"
-    elif not caption:
-        fault = f"{place}: no caption"
-    elif isinstance(start, str) or isinstance(end, str):
-        fault = f"{place}: {start if isinstance(start, str) else end}"
-        start = end = None
-    return Job(
-        video=str(_absolute(folder / video)) if video else str(folder / place),
-        caption=caption,
-        start_s=start if not isinstance(start, str) else None,
-        end_s=end if not isinstance(end, str) else None,
-        metadata=metadata,
-        fault=fault,
-    )
-
-
-def _absolute(path: Path) -> Path:
+def _absolute(path: Path) -> str:
     """Absolute, with ".." taken out but links kept: a link's own name is what the user knows."""
-    return Path(os.path.abspath(path))
+    return os.path.abspath(path)
+
+
+# -- tables
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """What a table's columns are to us, decided once for all rows."""
+
+    roles: Mapping[str, Sequence[str]]
+    """Our word -> the table's columns of that name, which differ in case only."""
+    names: Mapping[str, str]
+    """Column -> its name in the database."""
+    numeric: frozenset[str]
+    """Columns of texts that are numbers."""
+
+    def used(self, row: Mapping[str, Any]) -> dict[str, str]:
+        """Our word -> the row's column for it, where it has one."""
+        present = {word: [c for c in columns if c in row] for word, columns in self.roles.items()}
+        return {
+            word: next((c for c in columns if row[c] not in (None, "")), columns[0])
+            for word, columns in present.items()
+            if columns
+        }
+
+    def metadata(self, row: Mapping[str, Any], used: Iterable[str], collection: str) -> dict[str, Any]:
+        """The other columns, as plain values; `collection` is that of the source unless the row says another."""
+        found: dict[str, Any] = {COLLECTION: collection}
+        taken = set(used)
+        for column, value in row.items():
+            if column in taken:
+                continue
+            name = self.names[column]
+            value = number(value) if column in self.numeric and value is not None else plain(value)
+            if name != COLLECTION:
+                found[name] = value
+            elif value is not None:
+                found[name] = str(value)
+        return found
+
+
+def _columns(table: Table, path: Path, caption_column: str | None) -> _Columns:
+    folded: dict[str, list[str]] = {}
+    for column in table.columns:
+        folded.setdefault(_folded(column), []).append(column)
+    roles = {word: next((folded[name] for name in names if name in folded), []) for word, names in NAMES.items()}
+    has = f"it has {', '.join(map(repr, table.columns[:20]))}"
+    if caption_column is not None:
+        exact = [caption_column] if caption_column in table.columns else []
+        roles["caption"] = exact or folded.get(_folded(caption_column), [])
+        if not roles["caption"]:
+            raise MotionRAGError(f"{path}: has no column {caption_column!r}; {has}")
+    for word, what in (("video", "names the video"), ("caption", "holds captions")):
+        if not roles[word]:
+            hint = "" if word == "video" else ", or the one that --caption-column names"
+            raise MotionRAGError(f"{path}: no column {what}; wanted is one of {', '.join(NAMES[word])}{hint}; {has}")
+    ours = {columns[0] for columns in roles.values() if columns}
+    names: dict[str, str] = {}
+    for column in sorted(table.columns, key=ours.__contains__):  # ours last: they rarely need a name
+        names[column] = apart(_column_name(column), set(names.values()))
+    return _Columns(roles, names, table.numeric)
+
+
+def _folded(name: str) -> str:
+    return name.strip().casefold()
 
 
 def _column_name(name: str) -> str:
-    plain = re.sub(r"\W+", "_", str(name).strip().lower()).strip("_") or "column"
-    plain = f"_{plain}" if plain[0].isdigit() else plain
-    return f"source_{plain}" if plain in OWN_COLUMNS else plain
+    """Lower case, "_" for what is no letter or digit; none of the database's own names or LanceDB's (`_rowid`)."""
+    found = re.sub(r"\W+", " ", name.lower()).strip().replace(" ", "_").rstrip("_") or "column"
+    found = found if found[0].isalpha() else f"c_{found.lstrip('_')}"
+    return f"source_{found}" if found in OWN_COLUMNS else found
 
 
-def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, (str, bool)):
+def _jobs(path: Path, table: Table, caption_column: str | None) -> Iterator[Job]:
+    folder = path.parent.resolve()
+    collection = escaped(folder.name if path.name.lower() in CAPTION_FILES else path.stem)
+    columns = _columns(table, path, caption_column) if table.columns else None
+    for place, row in table.rows:
+        fault = row if isinstance(row, str) else "is no object with columns"
+        if columns is not None and not isinstance(row, str):
+            try:
+                yield _job(row, columns, folder, place, collection)
+                continue
+            except RecursionError:
+                fault = "is nested too deeply"
+        video = escaped(str(folder / place))
+        yield Job(video=video, metadata={COLLECTION: collection}, fault=f"{place} {fault}")
+
+
+def _job(row: Mapping[str, Any], columns: _Columns, folder: Path, place: str, collection: str) -> Job:
+    used = columns.used(row)
+    values = {word: row[used[word]] if word in used else None for word in NAMES}
+    name = _text(values["video"]).strip()
+    video = _absolute(folder / name) if name else str(folder / place)
+    caption = " ".join(_caption(values["caption"]).split())
+    times = {word: _seconds(values[word]) for word in ("start", "end")}
+    wrong = next((value for value in times.values() if isinstance(value, str)), None)
+    fault = None
+    if not name:
+        fault = "names no video"
+    elif escaped(video) != video:
+        fault = f"its video's path {NO_TEXT}"
+    elif isinstance(values["caption"], dict):
+        fault = "no caption: it is an object, not text"
+    elif not caption:
+        fault = "no caption"
+    elif escaped(caption) != caption:
+        fault = f"its caption {NO_TEXT}"
+    elif wrong is not None:
+        fault = wrong
+    start, end = (None if wrong is not None or isinstance(value, str) else value for value in times.values())
+    return Job(
+        video=escaped(video),
+        caption=escaped(caption),
+        start_s=start,
+        end_s=end,
+        metadata=columns.metadata(row, used.values(), collection),
+        fault=f"{place}: {fault}" if fault is not None else None,
+    )
+
+
+def _text(value: Any) -> str:
+    """A value as text; nothing for what is none. Not escaped yet if it is text."""
+    if isinstance(value, str):
         return value
-    if isinstance(value, int):
-        return value if abs(value) <= 2**53 else str(value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    return json.dumps(value, default=str)
+    found = None if isinstance(value, (dict, list)) else plain(value)
+    return "" if found is None else str(found)
+
+
+def _caption(value: Any) -> str:
+    """A caption's text; of several, the first that is not empty."""
+    if isinstance(value, list):
+        return next((text for text in value if isinstance(text, str) and text.strip()), "")
+    return _text(value)
 
 
 def _seconds(value: Any) -> float | str | None:
-    """Seconds from a number or "[HH:]MM:SS[.f]"; a complaint, as text, if it is neither."""
-    if value is None or value == "":
+    """Seconds from a number, a duration or "[HH:]MM:SS[.f]"; a complaint, as text, if it is none of them."""
+    if isinstance(value, time):
+        value = timedelta(
+            hours=value.hour, minutes=value.minute, seconds=value.second, microseconds=value.microsecond
+        )
+    complaint = escaped(f"{value!r:.100} is no time in seconds")
+    if isinstance(value, (bool, dict, list)) or value in (math.inf, -math.inf):
+        return complaint
+    text = _text(value).strip()
+    if text.lower() in MISSING:
         return None
-    if isinstance(value, str) and re.fullmatch(r"(\d+:)?\d{1,2}:\d{1,2}(\.\d+)?", value.strip()):
-        parts = [float(part) for part in value.split(":")]
-        return sum(part * 60**power for power, part in enumerate(reversed(parts)))
+    if re.fullmatch(r"(\d+:)?\d{1,2}:\d{1,2}(\.\d+)?", text):
+        return sum(float(part) * 60**power for power, part in enumerate(reversed(text.split(":"))))
     try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        return f"{value!r} is no time in seconds"
-    return seconds if math.isfinite(seconds) and seconds >= 0 else f"{value!r} is no time in seconds"
+        seconds = float(text)
+    except ValueError:
+        return complaint
+    return seconds if math.isfinite(seconds) and seconds >= 0 else complaint

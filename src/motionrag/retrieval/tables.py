@@ -247,8 +247,7 @@ def _numeric(values: Iterable[str | None]) -> bool:
 def _is_number(text: str) -> bool:
     if not NUMBER.fullmatch(text):
         return False
-    value = float(text)
-    return math.isfinite(value) and (abs(value) <= EXACT or not text.strip().lstrip("-").isdigit())
+    return math.isfinite(float(text)) and (isinstance(number(text), float) or abs(number(text)) <= EXACT)
 
 
 # -- Parquet
