@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from motionrag.retrieval.vectors import CaptionEncoder
 
 FLOOR = 0.5  # of the text score: below it a clip says nothing of the prompt (benchmarks/README.md)
-CANDIDATES = 4  # times k are looked at, so that k are left when copies and more of one recording have gone
+CANDIDATES = 2  # times k are looked at, so that k are left when copies and more of one recording have gone
 SAMENESS = 0.05  # what a reference that looks just like a better one loses of its score
 IMAGE_SHARE = 0.25  # of the score, where an image is part of the query
 A_VIDEO = 3  # references from one recording, as long as there are others
@@ -242,13 +242,13 @@ class Retriever:
             )
         if not chosen:
             return []
-        light = [*RECORD_COLUMNS, *self.database.metadata_columns]
+        light = [name for name in RECORD_COLUMNS if name not in chosen[0].row] + self.database.metadata_columns
         wanted = list(shapes) if tokens else []
         table: pa.Table = self.database.take([item.row["_rowid"] for item in chosen], [*light, *wanted])
         arrays = {name: array_of(table, name, shapes[name]) for name in wanted}
         return [
             Reference(
-                record=record_of(row),
+                record=record_of({**item.row, **row}),
                 score=round(item.score, 6),
                 rank=rank,
                 **{name: values[rank] for name, values in arrays.items()},

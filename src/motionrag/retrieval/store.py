@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 
 CLIPS, QUARANTINE = "clips", "quarantine"
 REFRESH_S = 5.0
-PROBES = 40  # partitions of the index looked into: see benchmarks/README.md for these
-REFINE = 6  # candidates compared exactly, as a multiple of those wanted
-AHEAD = 4  # as many times the rows wanted are fetched before a condition is applied
+PROBES = 32  # partitions of the index looked into: see benchmarks/README.md for these
+REFINE = 10  # candidates compared exactly, as a multiple of those wanted
+AHEAD = 6  # as many times the rows wanted are fetched before a condition is applied
 COMPARE_ALL = 2_000  # rows that are all compared, if a condition leaves no more
 
 
@@ -241,7 +241,7 @@ class MotionDatabase:
             allowed = query(limit).where(where, prefilter=True)
             if left <= COMPARE_ALL:
                 return allowed.bypass_vector_index().to_arrow()
-            return allowed.nprobes(math.ceil(PROBES * self.count() / left)).refine_factor(3 * REFINE).to_arrow()
+            return allowed.nprobes(math.ceil(PROBES * self.count() / left)).refine_factor(2 * REFINE).to_arrow()
 
     def _indexed(self) -> frozenset[str]:
         """Columns with an index, looked up once for each version that this handle sees."""
