@@ -241,7 +241,7 @@ class MotionDatabase:
             allowed = query(limit).where(where, prefilter=True)
             if left <= COMPARE_ALL:
                 return allowed.bypass_vector_index().to_arrow()
-            return allowed.nprobes(math.ceil(PROBES * self.count() / left)).refine_factor(2 * REFINE).to_arrow()
+            return allowed.nprobes(math.ceil(PROBES * self.count() / left)).refine_factor(5 * REFINE).to_arrow()
 
     def _indexed(self) -> frozenset[str]:
         """Columns with an index, looked up once for each version that this handle sees."""
