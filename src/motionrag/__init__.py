@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from motionrag.models.bundle import BundleConfig, MotionBundle
     from motionrag.models.context import ContextConfig, MotionContextTransformer
     from motionrag.models.resampler import PerceiverResampler, ResamplerConfig
+    from motionrag.pipeline import GenerationSettings, MotionRAG, Video
     from motionrag.retrieval.search import Retriever
     from motionrag.retrieval.store import MotionDatabase
-    from motionrag.types import BaseSpec, Clip, ClipRecord, Reference, ScaleRange
+    from motionrag.types import BaseSpec, Clip, ClipRecord, Reference, Sampling, ScaleRange
 
 _EXPORTS = {
     "AdapterConfig": "motionrag.models.adapter",
@@ -29,16 +30,20 @@ _EXPORTS = {
     "Clip": "motionrag.types",
     "ClipRecord": "motionrag.types",
     "ContextConfig": "motionrag.models.context",
+    "GenerationSettings": "motionrag.pipeline",
     "MotionAdapter": "motionrag.models.adapter",
     "MotionBundle": "motionrag.models.bundle",
     "MotionContextTransformer": "motionrag.models.context",
     "MotionDatabase": "motionrag.retrieval.store",
+    "MotionRAG": "motionrag.pipeline",
     "MotionRAGError": "motionrag.errors",
     "PerceiverResampler": "motionrag.models.resampler",
     "Reference": "motionrag.types",
     "ResamplerConfig": "motionrag.models.resampler",
     "Retriever": "motionrag.retrieval.search",
+    "Sampling": "motionrag.types",
     "ScaleRange": "motionrag.types",
+    "Video": "motionrag.pipeline",
     "attach": "motionrag.bases.attachment",
     "new_adapter": "motionrag.bases.attachment",
 }
@@ -51,16 +56,20 @@ __all__ = [
     "Clip",
     "ClipRecord",
     "ContextConfig",
+    "GenerationSettings",
     "MotionAdapter",
     "MotionBundle",
     "MotionContextTransformer",
     "MotionDatabase",
+    "MotionRAG",
     "MotionRAGError",
     "PerceiverResampler",
     "Reference",
     "ResamplerConfig",
     "Retriever",
+    "Sampling",
     "ScaleRange",
+    "Video",
     "__version__",
     "attach",
     "new_adapter",

@@ -8,6 +8,7 @@ from motionrag.errors import MotionRAGError, did_you_mean
 from motionrag.types import BaseSpec
 
 BASES = {
+    "tiny": "motionrag.bases.cogvideox:TINY",
     "cogvideox": "motionrag.bases.cogvideox:SPEC",
     "svd": "motionrag.bases.svd:SPEC",
 }

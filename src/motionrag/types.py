@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from motionrag.errors import MotionRAGError
@@ -16,6 +17,7 @@ from motionrag.errors import MotionRAGError
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from PIL.Image import Image
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +74,33 @@ class Reference:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How a base makes a clip."""
+
+    height: int
+    """Of the clip, in pixels."""
+    width: int
+    """Likewise."""
+    frames: int
+    """T."""
+    fps: float
+    """Frames a second at which the clip plays."""
+    steps: int
+    """Denoising steps."""
+    guidance: float
+    """Strength of classifier-free guidance; 1 and less is without."""
+
+    def __post_init__(self) -> None:
+        for name in ("height", "width", "frames", "steps"):
+            if getattr(self, name) < 1:
+                raise MotionRAGError(f"{name}={getattr(self, name)} must be at least 1")
+        if not (isfinite(self.fps) and self.fps > 0):
+            raise MotionRAGError(f"fps={self.fps} must be more than 0")
+        if not (isfinite(self.guidance) and self.guidance >= 0):
+            raise MotionRAGError(f"guidance={self.guidance} must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
 class BaseSpec:
     """What motionrag needs to know of one base model; a new base is one of these and a registry line."""
 
@@ -91,6 +120,12 @@ class BaseSpec:
     """Regular expression that matches the names of the adapted attention layers in full."""
     guided: Callable[[Any], bool]
     """Pipeline, at its first denoising step -> whether a call carries [no-motion; motion] rows."""
+    sampling: Callable[[Any], Sampling]
+    """Pipeline -> size, frames and steps that its clips are made with unless others are asked for."""
+    arguments: Callable[[Any, Sequence[Image], Sequence[str], Sampling], dict[str, Any]]
+    """Pipeline, B target images of the sampling's size, B prompts, sampling -> what the pipeline is called with."""
+    loader: str | None = None
+    """"module:function" that makes the pipeline, of a folder or the embedded one, for one that is not on the hub."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,41 @@
 """Stable Video Diffusion: the 16 spatial cross-attentions of its UNet, not the temporal ones."""
 
-from motionrag.types import BaseSpec
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from motionrag.types import BaseSpec, Sampling
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+def _sampling(pipe: Any) -> Sampling:
+    """Frames of 16:9 with as many pixels as the UNet's square has: 576x1024 as published; at most 16 of them."""
+    edge = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    return Sampling(
+        height=8 * round(edge * 3 / 4 / 8),
+        width=8 * round(edge * 4 / 3 / 8),
+        frames=min(16, pipe.unet.config.num_frames),
+        fps=7.0,
+        steps=25,
+        guidance=3.0,
+    )
+
+
+def _arguments(pipe: Any, images: Sequence[Image], prompts: Sequence[str], sampling: Sampling) -> dict[str, Any]:
+    """It takes no prompt: what it says reaches the clip through the references."""
+    return {
+        "image": list(images),
+        "height": sampling.height,
+        "width": sampling.width,
+        "num_frames": sampling.frames,
+        "num_inference_steps": sampling.steps,
+        "max_guidance_scale": sampling.guidance,
+        "fps": round(sampling.fps),
+    }
+
 
 SPEC = BaseSpec(
     name="svd",
@@ -11,4 +46,6 @@ SPEC = BaseSpec(
     denoiser_class="UNetSpatioTemporalConditionModel",
     sites=r".*\.attentions\.\d+\.transformer_blocks\.\d+\.attn2",
     guided=lambda pipe: bool(pipe.do_classifier_free_guidance),
+    sampling=_sampling,
+    arguments=_arguments,
 )

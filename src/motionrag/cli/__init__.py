@@ -13,9 +13,11 @@ from motionrag.errors import MotionRAGError
 
 VERBS = {
     "ingest": "bring captioned clips into a motion database",
+    "generate": "let an image move as a prompt and the references say",
     "search": "find the references that move as a prompt says",
     "db": "look into a motion database and keep it in order",
     "convert": "turn published checkpoints into a bundle",
+    "train": "train one part by a recipe, or go on with it",
 }
 
 

@@ -116,5 +116,5 @@ def _tokenizers(name: str, device: str, video: dict[str, VideoEncoder]) -> dict[
             queries=config.queries,
             width=config.output_dim,
         )
-        made[kind] = Tokenizer(resample=resampler.to(device), info=info)
+        made[kind] = Tokenizer(resample=resampler.float().to(device), info=info)  # saved in half precision, maybe
     return made

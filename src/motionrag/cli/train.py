@@ -1,0 +1,90 @@
+"""Train one part by a recipe, or go on with a training that was stopped: the same command does both."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from motionrag.training.loop import Progress
+
+EVERY_S = 30.0  # between lines where there is no terminal
+
+
+class Report(Protocol):
+    """What the loop calls after each update."""
+
+    def __call__(self, progress: Progress, /) -> None:
+        """Draw it."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a packaged recipe")
+    parser.add_argument("--out", required=True, type=Path, metavar="RUN", help="folder of the run; resumed if begun")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="override a setting of the recipe, say train.steps=2000; may be repeated",
+    )
+    parser.add_argument("--device", help="where to train, cpu, cuda, cuda:1, mps (default: the best there is)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Train, and say where the results are."""
+    from accelerate import PartialState
+
+    from motionrag.encoders.source import checked_device
+    from motionrag.training.loop import train
+    from motionrag.training.recipe import load_recipe
+
+    cls, task_settings, settings = load_recipe(arguments.recipe, arguments.set)
+    device = checked_device(arguments.device) if arguments.device else PartialState().device
+    task = cls(task_settings, device=device)
+    with _progress() as report:
+        final = train(task, settings, arguments.out, report=report, task_settings=task_settings)
+    if PartialState().is_main_process:
+        print(f"Trained for {settings.steps:,} steps: {final}")
+        print(f"Losses {arguments.out / 'loss.png'}, samples {arguments.out / 'samples'}")
+
+
+@contextmanager
+def _progress() -> Iterator[Report]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        last = time.monotonic()
+
+        def line(progress: Progress) -> None:
+            nonlocal last
+            if time.monotonic() - last >= EVERY_S or progress.step == progress.steps:
+                last = time.monotonic()
+                print(f"step {progress.step}/{progress.steps}, {_state(progress)}", file=sys.stderr, flush=True)
+
+        yield line
+        return
+    with Bar(
+        BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[state]}"), console=console, transient=True
+    ) as bar:
+        task = bar.add_task("train", total=None, state="")
+
+        def draw(progress: Progress) -> None:
+            bar.update(task, completed=progress.step, total=progress.steps, state=_state(progress))
+
+        yield draw
+
+
+def _state(progress: Progress) -> str:
+    hours, rest = divmod(int(progress.seconds_left), 3600)
+    left = f"{hours}:{rest // 60:02}:{rest % 60:02}"
+    return f"loss {progress.loss:.4g}, {progress.clips_per_s:.1f} clips/s, {left} left"

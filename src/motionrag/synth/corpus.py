@@ -1,0 +1,227 @@
+"""The simulated corpus: clip number i of a seed, always the same, with its captions and the true path of its object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from motionrag.errors import MotionRAGError, did_you_mean
+from motionrag.synth.motions import Draw, Family, Motion, families
+from motionrag.synth.scenes import Ground, Look, draw_ground, draw_look
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FRAME = 64
+"""Motions and sizes are drawn for frames of this side, and scaled to others."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """Everything about one clip but its pixels."""
+
+    index: int
+    """Its number."""
+    family: Family
+    """Its kind of motion."""
+    motion: Motion
+    """Its motion."""
+    look: Look
+    """The main object."""
+    other: Look | None
+    """The second object, if there is one."""
+    ground: Ground
+    """The background."""
+    start: tuple[float, float]
+    """Where the main object's centre is in the first frame, x and y in pixels of a 64 pixel frame."""
+    captions: list[str]
+    """The same in three wordings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthBatch:
+    """Rendered clips with the truth about them."""
+
+    video: Tensor
+    """u8 [B,T,3,H,W]."""
+    background: Tensor
+    """The frames without objects, u8 [B,3,H,W]."""
+    mask: Tensor
+    """How much of each pixel the main object covers, f32 [B,T,H,W] in [0, 1]."""
+    centers: Tensor
+    """Centre of the main object, x and y in pixels, pixel centres counted from 0, f32 [B,T,2]."""
+    angles: Tensor
+    """Its turn since the first frame in radians, clockwise, f32 [B,T]."""
+    scales: Tensor
+    """Its size relative to the first frame, f32 [B,T]."""
+    radii: Tensor
+    """Its radius in the first frame in pixels, f32 [B]."""
+    scenes: list[Scene]
+    """What was rendered."""
+
+    @property
+    def captions(self) -> list[list[str]]:
+        """Three for each clip."""
+        return [scene.captions for scene in self.scenes]
+
+    @property
+    def family(self) -> list[str]:
+        """Name of each clip's motion family."""
+        return [scene.family.name for scene in self.scenes]
+
+
+def chosen(names: Sequence[str] | None) -> list[Family]:
+    """Families by name; "known", "unseen" and None (all) stand for several.
+
+    Raises:
+        MotionRAGError: If there is no such family.
+    """
+    table = families()
+    groups = {"known": [f for f in table.values() if f.known], "unseen": [f for f in table.values() if not f.known]}
+    found: list[Family] = []
+    for name in names if names is not None else list(groups):
+        if name not in table and name not in groups:
+            raise MotionRAGError(f"no motion family named {name!r}{did_you_mean(name, [*table, *groups])}")
+        found += groups.get(name) or [table[name]]
+    return found
+
+
+def scene(seed: int, index: int, of: Sequence[Family], frames: int = 16) -> Scene:
+    """Draw clip `index` of a seed, from one of the families in turn."""
+    rng = np.random.default_rng([seed, index])
+    kind = of[index % len(of)]
+    look = draw_look(rng)
+    ground = draw_ground(rng, look)
+    while True:
+        draw = Draw(rng, frames, look.radius)
+        motion = kind.program(draw)
+        motion.choices = draw.choices
+        start = _start(rng, motion, look.radius)
+        if start is not None:
+            break
+    other = draw_look(rng, unlike=look.color) if motion.other is not None else None
+    return Scene(
+        index=index,
+        family=kind,
+        motion=motion,
+        look=look,
+        other=other,
+        ground=ground,
+        start=start,
+        captions=_captions(rng, draw, kind, look, ground, motion),
+    )
+
+
+def _start(rng: np.random.Generator, motion: Motion, radius: float) -> tuple[float, float] | None:
+    """A start from which the object stays in the frame; None if there is none."""
+    if motion.start is not None:
+        return motion.start
+    reach = radius * float(motion.scale.max() if motion.scale is not None else 1.0)
+    low, high = reach - motion.offset.min(axis=0), FRAME - 1 - reach - motion.offset.max(axis=0)
+    if (low > high).any():
+        return None
+    x, y = rng.uniform(low, high)
+    return float(x), float(y)
+
+
+def _captions(
+    rng: np.random.Generator, draw: Draw, kind: Family, look: Look, ground: Ground, motion: Motion
+) -> list[str]:
+    """Three wordings: the motion said anew, the object more or less closely, with the background or without."""
+    said = [motion.words]
+    for _ in range(2):
+        again = Draw(rng, len(draw.u), look.radius)
+        again.pick = lambda name, options: draw.choices[name]  # type: ignore[method-assign]
+        said.append(kind.program(again).words)
+    closely = [look.words, f"{look.color} {look.shape}", look.words]
+    behind = [f" {ground.words}", "", ""]
+    return [
+        f"{'an' if thing[0] in 'aeiou' else 'a'} {thing} {moves}{where}"
+        for thing, moves, where in zip(closely, said, behind, strict=True)
+    ]
+
+
+def scenes(seed: int, indices: Sequence[int], names: Sequence[str] | None = None, frames: int = 16) -> list[Scene]:
+    """Draw clips of a seed; see `chosen` for the names of families."""
+    of = chosen(names)
+    return [scene(seed, int(index), of, frames) for index in indices]
+
+
+def render(
+    seed: int,
+    indices: Sequence[int],
+    names: Sequence[str] | None = None,
+    *,
+    size: int = 64,
+    frames: int = 16,
+    device: torch.device | str = "cpu",
+) -> SynthBatch:
+    """Render clips of a seed.
+
+    Args:
+        seed: Of the corpus.
+        indices: Numbers of clips; clip i is of the (i mod F)-th of the F families.
+        names: Motion families, also "known" and "unseen"; None for all.
+        size: Side of the frames in pixels.
+        frames: Frames a clip, at least 2; the motion spans them all.
+        device: Where pixels are computed.
+
+    Raises:
+        MotionRAGError: If there is no such family.
+    """
+    return draw(scenes(seed, indices, names, frames), size=size, device=device)
+
+
+def draw(drawn: list[Scene], *, size: int = 64, device: torch.device | str = "cpu") -> SynthBatch:
+    """Render scenes that were drawn before."""
+    from motionrag.synth.render import grounds, place, sprites
+
+    zoom = size / FRAME
+    offset = _tensor([s.motion.offset for s in drawn], device)
+    B, T, _ = offset.shape
+    start = _tensor([s.start for s in drawn], device)[:, None]
+    centers = (start + offset + 0.5) * zoom - 0.5
+    angles = _tensor([_or(s.motion.angle, 0.0, T) for s in drawn], device)
+    scales = _tensor([_or(s.motion.scale, 1.0, T) for s in drawn], device)
+    radii = _tensor([s.look.radius for s in drawn], device) * zoom
+    stands = _tensor([s.look.angle for s in drawn], device)[:, None]
+    back = grounds([s.ground for s in drawn], size, device)
+    video = back[:, None].expand(B, T, 3, size, size).clone()
+    pairs = [i for i, s in enumerate(drawn) if s.other is not None]
+    if pairs:
+        with_other = [drawn[i] for i in pairs]
+        looks: list[Any] = [s.other for s in with_other]
+        where = (start[pairs] + _tensor([s.motion.other for s in with_other], device) + 0.5) * zoom - 0.5
+        turned = _tensor([_or(s.motion.other_angle, 0.0, T) + s.other.angle for s in with_other], device)  # type: ignore[union-attr]
+        # In a collision the two are of one size, so that the caption fixes where they touch.
+        like = radii[pairs, None].expand(-1, T)
+        rgb, alpha = place(sprites(looks, device), where, turned, like, size)
+        video[pairs] = video[pairs] * (1 - alpha) + rgb
+    rgb, alpha = place(sprites([s.look for s in drawn], device), centers, angles + stands, radii[:, None] * scales, size)
+    video = video * (1 - alpha) + rgb
+    return SynthBatch(
+        video=_u8(video),
+        background=_u8(back),
+        mask=alpha[:, :, 0],
+        centers=centers,
+        angles=angles,
+        scales=scales,
+        radii=radii,
+        scenes=drawn,
+    )
+
+
+def _or(values: Any, otherwise: float, frames: int) -> Any:
+    return np.full(frames, otherwise) if values is None else values
+
+
+def _tensor(values: Any, device: torch.device | str) -> Tensor:
+    return torch.from_numpy(np.asarray(values, dtype=np.float32)).to(device)
+
+
+def _u8(values: Tensor) -> Tensor:
+    return (values.clamp(0, 1) * 255).round().to(torch.uint8)

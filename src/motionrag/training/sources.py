@@ -1,0 +1,224 @@
+"""Where the clips of a training come from: the simulator, folders or tables of videos, databases; or several."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from itertools import accumulate
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from motionrag.errors import MotionRAGError
+
+if TYPE_CHECKING:
+    from motionrag.retrieval.sources import Job
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthSettings:
+    """A stretch of the simulated corpus."""
+
+    count: int
+    """Clips."""
+    seed: int = 1
+    """Of the corpus."""
+    first: int = 0
+    """Number of the first clip."""
+    families: list[str] = field(default_factory=lambda: ["known"])
+    """Names of motion families, or "known" or "unseen" for all of those."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceSettings:
+    """One source of clips; exactly one of the three."""
+
+    synth: SynthSettings | None = None
+    """The simulator."""
+    videos: str | None = None
+    """A folder or table of captioned videos, as `motionrag ingest` reads them."""
+    database: str | None = None
+    """A motion database: the clips it lists, read from their videos."""
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("synth", "videos", "database") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise MotionRAGError(f"a source of clips is one of synth, videos or database, not {given or 'none'}")
+
+
+@dataclass
+class Clips:
+    """Some clips, read."""
+
+    frames: list[NDArray[np.uint8]] = field(default_factory=list)
+    """RGB u8 [T,3,H,W] each, at the size they have."""
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """Of each: `captions` (one or more), `video` (which recording it is of), and what else the source says."""
+    failures: list[dict[str, str]] = field(default_factory=list)
+    """Of those that could not be read: `video` and `reason`."""
+
+
+class Source(Protocol):
+    """Clips in a fixed order."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of which clips they are."""
+
+    def __len__(self) -> int:
+        """How many, with those that may turn out to be unreadable."""
+
+    def read(self, first: int, last: int) -> Clips:
+        """The clips of numbers first <= i < last."""
+
+
+class SynthSource:
+    """Simulated clips."""
+
+    def __init__(self, settings: SynthSettings, *, frames: int, size: int) -> None:
+        from motionrag.synth import corpus
+
+        self.settings, self.frames, self.size = settings, frames, size
+        names = [family.name for family in corpus.chosen(settings.families)]
+        self.fingerprint = _digest({"synth": asdict(settings), "of": names, "frames": frames, "size": size})
+
+    def __len__(self) -> int:
+        return self.settings.count
+
+    def read(self, first: int, last: int) -> Clips:
+        """Render them."""
+        from motionrag.synth.corpus import render
+
+        seed, start = self.settings.seed, self.settings.first
+        numbers = range(start + first, start + last)
+        batch = render(seed, numbers, self.settings.families, size=self.size, frames=self.frames)
+        rows = [
+            {"captions": turned(captions, number), "video": f"synth:{seed}:{number}", "family": family}
+            for number, captions, family in zip(numbers, batch.captions, batch.family, strict=True)
+        ]
+        return Clips(frames=list(batch.video.numpy()), rows=rows)
+
+
+class VideoSource:
+    """Clips of videos, decoded by several threads (FFmpeg leaves the interpreter alone while it works)."""
+
+    def __init__(self, jobs: Sequence[Job], *, frames: int, threads: int = 4) -> None:
+        self.jobs, self.frames, self.threads = jobs, frames, threads
+        self.fingerprint = _digest({"clips": [[job.video, job.span, job.caption] for job in jobs], "frames": frames})
+
+    def __len__(self) -> int:
+        return len(self.jobs)
+
+    def read(self, first: int, last: int) -> Clips:
+        """Decode them; those that cannot be are among the failures."""
+        clips = Clips()
+        with ThreadPoolExecutor(self.threads) as pool:
+            for job, frames in zip(
+                self.jobs[first:last], pool.map(self._frames, self.jobs[first:last]), strict=True
+            ):
+                if isinstance(frames, str):
+                    clips.failures.append({"video": job.video, "reason": frames})
+                    continue
+                plain = {name: value for name, value in job.metadata.items() if name not in ("captions", "video")}
+                clips.frames.append(frames)
+                clips.rows.append({"captions": [job.caption], "video": job.video, "span": job.span, **plain})
+        return clips
+
+    def _frames(self, job: Job) -> NDArray[np.uint8] | str:
+        from motionrag.video import VideoError, read_clip
+
+        if job.fault is not None:
+            return job.fault
+        try:
+            return read_clip(
+                job.video, frames=self.frames, start_s=job.start_s or 0.0, end_s=job.end_s, threads=1
+            ).frames
+        except VideoError as error:
+            return error.reason
+
+
+class Joined:
+    """Several sources, one after the other."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self.sources = sources
+        self._starts = [0, *accumulate(len(source) for source in sources)]
+        self.fingerprint = _digest([source.fingerprint for source in sources])
+
+    def __len__(self) -> int:
+        return self._starts[-1]
+
+    def read(self, first: int, last: int) -> Clips:
+        """Those of each source in turn."""
+        clips = Clips()
+        while first < last:
+            which = bisect_right(self._starts, first) - 1
+            start, end = self._starts[which], min(last, self._starts[which + 1])
+            part = self.sources[which].read(first - start, end - start)
+            clips.frames += part.frames
+            clips.rows += part.rows
+            clips.failures += part.failures
+            first = end
+        return clips
+
+
+def open_sources(settings: Sequence[SourceSettings], *, frames: int, size: int) -> Source:
+    """The clips that settings name.
+
+    Args:
+        settings: Sources, in order.
+        frames: T, frames of each clip.
+        size: Side of simulated frames in pixels.
+
+    Raises:
+        MotionRAGError: If a source is missing or empty.
+    """
+    sources = [_open(source, frames, size) for source in settings]
+    return sources[0] if len(sources) == 1 else Joined(sources)
+
+
+def _open(settings: SourceSettings, frames: int, size: int) -> Source:
+    if settings.synth is not None:
+        return SynthSource(settings.synth, frames=frames, size=size)
+    if settings.videos is not None:
+        from motionrag.retrieval.sources import read_jobs
+
+        return VideoSource(read_jobs(Path(settings.videos)), frames=frames)
+    assert settings.database is not None
+    return VideoSource(database_jobs(settings.database), frames=frames)
+
+
+def database_jobs(uri: str) -> list[Job]:
+    """The clips of a motion database as rows of a source, ordered by id; copies of others are left out."""
+    from motionrag.retrieval.sources import Job
+    from motionrag.retrieval.store import MotionDatabase
+
+    database = MotionDatabase.open(uri)
+    columns = ["id", "video", "start_s", "end_s", "caption", *database.metadata_columns]
+    rows = sorted(database.rows(columns, "duplicate_of IS NULL"), key=lambda row: str(row["id"]))
+    return [
+        Job(
+            video=row["video"],
+            caption=row["caption"],
+            start_s=row["start_s"],
+            end_s=row["end_s"],
+            metadata={name: row[name] for name in ("id", *database.metadata_columns)},
+        )
+        for row in rows
+    ]
+
+
+def turned(captions: list[str], number: int) -> list[str]:
+    """The same wordings with another one in front for each clip, so that taking the first takes all kinds."""
+    place = number % len(captions)
+    return captions[place:] + captions[:place]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,83 @@
+"""A small world for the tests of stages: real encoders and bases at tiny size, and caches of simulated clips."""
+
+import torch
+import transformers
+
+from motionrag.bases import tiny
+from motionrag.encoders.text import _minilm_folder
+from motionrag.testing import tiny_cogvideox, tiny_svd
+from motionrag.training.base import TransformerSettings, new_transformer
+from tests.encoders.conftest import save_dinov2, save_videomae
+
+BUNDLE = {
+    "motion_resampler": {
+        "input_dim": 32,
+        "width": 32,
+        "depth": 1,
+        "heads": 2,
+        "head_dim": 16,
+        "queries": 4,
+        "output_dim": 32,
+    },
+    "appearance_resampler": {
+        "input_dim": 32,
+        "width": 32,
+        "depth": 1,
+        "heads": 2,
+        "head_dim": 16,
+        "queries": 4,
+        "output_dim": 32,
+    },
+    "context": {"width": 32, "queries": 4, "layers": 1, "heads": 2, "feed_forward": 64, "max_positions": 16},
+    "value_std": 0.1,
+}
+"""Settings of a bundle for the encoders of `save_encoders`, for up to 3 references."""
+
+
+def save_encoders(folder):
+    """Motion and appearance encoder; their folders."""
+    torch.manual_seed(0)
+    return {
+        "motion_encoder": str(save_videomae(folder / "motion")),
+        "appearance_encoder": str(save_dinov2(folder / "appearance")),
+    }
+
+
+def save_vae(folder):
+    """A small untrained VAE of the tiny base."""
+    torch.manual_seed(0)
+    vae = tiny.FrameVAE(widths=(16, 16, 16), encoder_blocks=(1, 1), decoder_blocks=(1, 1, 1), latent_channels=4)
+    vae.save_pretrained(folder)
+    return str(folder)
+
+
+def save_tiny(folder):
+    """A small untrained tiny base as `tiny.load` takes it."""
+    save_vae(folder / "vae")
+    sizes = TransformerSettings(layers=1, heads=2, head_dim=16, time_dim=16, size=32, frames=4)
+    new_transformer(sizes, 4, seed=0).save_pretrained(folder / "transformer")
+    return str(folder)
+
+
+def save_cogvideox(folder):
+    """The hub's classes, with a T5 of two layers; clips of 16x16 with 5 frames."""
+    pipe = tiny_cogvideox()
+    torch.manual_seed(0)
+    sizes = {"d_model": 12, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 30522}
+    pipe.register_modules(
+        text_encoder=transformers.T5EncoderModel(transformers.T5Config(**sizes)).eval(),
+        tokenizer=transformers.AutoTokenizer.from_pretrained(_minilm_folder()),
+    )
+    pipe.save_pretrained(folder)
+    return str(folder)
+
+
+def save_svd(folder):
+    """The hub's classes; clips of 16x16."""
+    tiny_svd().save_pretrained(folder)
+    return str(folder)
+
+
+def clips(count, families=("known",), **more):
+    """A source of simulated clips, as a recipe has it."""
+    return [{"synth": {"count": count, "families": list(families), **more}}]
