@@ -7,8 +7,11 @@ from importlib import import_module
 from motionrag.errors import MotionRAGError, did_you_mean
 from motionrag.types import BaseSpec
 
+EMBEDDED = "tiny"
+"""Name of the base, the bundle and the database that come with the package."""
+
 BASES = {
-    "tiny": "motionrag.bases.cogvideox:TINY",
+    EMBEDDED: "motionrag.bases.cogvideox:TINY",
     "cogvideox": "motionrag.bases.cogvideox:SPEC",
     "svd": "motionrag.bases.svd:SPEC",
 }

@@ -1,7 +1,9 @@
 """The verb generate: what it writes and says, and that bad input is one line and exit code 1."""
 
 import json
+import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +15,6 @@ from PIL import Image
 import motionrag
 from motionrag.cli import main
 from tests.e2e.conftest import PROMPT, UNKNOWN
-
-EMBEDDED_PARTS = ("base", "motion", "appearance", "bundle", "database")
 
 
 def parts(home, base="cogvideox"):
@@ -66,10 +66,11 @@ def test_clip_settings_and_comparison(new, run, tmp_path, home):
 
 
 def test_the_same_command_in_another_process_gives_the_same_clip(new, home, tmp_path):
-    assert new(tmp_path / "here.webp")[0] == 0
+    assert new(tmp_path / "here.webp", *parts(home, "tiny"))[0] == 0
     command = [sys.executable, "-m", "motionrag", "generate", "--image", home / "image.png", "--prompt", PROMPT]
-    command += ["--steps", 2, *parts(home), "--out", tmp_path / "there.webp"]
-    subprocess.run([*map(str, command)], check=True, capture_output=True)
+    command += ["--steps", 2, *parts(home, "tiny"), "--out", tmp_path / "there.webp"]
+    done = subprocess.run([*map(str, command)], check=True, capture_output=True, text=True)
+    assert [line.split(":")[0] for line in done.stderr.splitlines()] == ["motionrag generate"] * 2  # and no noise
     assert (tmp_path / "here.webp").read_bytes() == (tmp_path / "there.webp").read_bytes()
 
 
@@ -185,12 +186,36 @@ def test_a_full_disk_is_one_line(new, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
-def test_the_embedded_default(run, home, tmp_path):
-    """With nothing named it makes a clip; an installation without the embedded parts says so."""
-    code, _, err = run("--image", home / "image.png", "--prompt", PROMPT, "--steps=1", "--out", tmp_path / "a.gif")
-    if all((Path(motionrag.__file__).parent / "assets" / part).is_dir() for part in EMBEDDED_PARTS):
-        assert code == 0
-        assert json.loads((tmp_path / "a.json").read_text())["base"] == "tiny"
-    else:
-        assert (code, err.count("\n")) == (1, 1)
-        assert "lacks its embedded" in err
+def test_the_embedded_default(home, tmp_path):
+    """In an installation of its own: a database made there is still good where the package is moved to."""
+
+    def motionrag_in(site, *arguments):
+        command = [sys.executable, "-m", "motionrag", *map(str, arguments)]
+        environment = {**os.environ, "PYTHONPATH": str(site)}
+        return subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+
+    made, moved = tmp_path / "made", tmp_path / "moved"
+    shutil.copytree(Path(motionrag.__file__).parent, made / "motionrag", ignore=shutil.ignore_patterns("assets"))
+    clip = ["generate", "--image", home / "image.png", "--prompt", PROMPT, "--steps=1", "--out", tmp_path / "a.gif"]
+    done = motionrag_in(made, *clip)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "lacks its embedded bundle" in done.stderr
+    assets = made / "motionrag" / "assets"
+    for part, folder in {
+        "base": "tiny-base",
+        "bundle": "tiny-bundle",
+        "motion": "videomae",
+        "appearance": "dinov2",
+    }.items():
+        shutil.copytree(home / folder, assets / part)
+    done = motionrag_in(made, "ingest", home / "corpus", "--db", assets / "database", "--bundle=tiny", "--workers=1")
+    assert done.returncode == 0, done.stderr
+    made.rename(moved)
+    done = motionrag_in(moved, *clip)
+    assert done.returncode == 0, done.stderr
+    settings = json.loads((tmp_path / "a.json").read_text())
+    assert [settings[part] for part in ("base", "bundle", "database")] == ["tiny"] * 3
+    assert len(settings["references"]) == 2
+    more = moved / "motionrag" / "assets" / "database"
+    done = motionrag_in(moved, "ingest", home / "corpus", "--db", more, "--workers=1")
+    assert (done.returncode, "12 clips" in done.stdout) == (0, True), done.stderr

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from motionrag.errors import MotionRAGError
+from motionrag.training import loop
 from motionrag.training.loop import Stopped, train
 from motionrag.training.optim import MovingAverage, lr_share, make_optimizers
 from motionrag.training.settings import TrainSettings
@@ -173,32 +175,23 @@ def test_what_is_not_finite_stops_before_it_does_harm(tmp_path, what):
     assert all(torch.isfinite(value).all() for value in last(tmp_path)["model"].values())
 
 
-def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path):
-    """In a process that may write no file as large as a checkpoint, as on a disk without room."""
-    wide = ToySettings(width=64)
-    wanted = {**SHORT, "save_every": 1, "optimizer": "adamw"}
+@pytest.mark.parametrize("share", [0.5, 1.5])
+def test_a_full_disk_is_one_line_and_the_last_checkpoint_stays(tmp_path, share):
+    """No file may grow beyond a share of the weights' size: no room for them, or none for the optimizer's state."""
+    wide, wanted = ToySettings(width=64), settings(save_every=1, optimizer="adamw")
     with pytest.raises(Stopped):
-        train(ToyTask(wide), TrainSettings(**wanted), tmp_path, report=stop_at(2))
+        train(ToyTask(wide), wanted, tmp_path, report=stop_at(2))
     size = (tmp_path / "checkpoints" / "step-000002" / "model.safetensors").stat().st_size
-    code = (
-        "import json, resource, sys\n"
-        "from tests.training.toy import main\n"
-        f"for limit in ({size // 2}, {size * 3 // 2}):\n"  # no room for the weights; for the optimizer's state
-        "    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, -1))\n"
-        "    try:\n        main(*sys.argv[1:])\n"
-        "    except ValueError as error:\n        print(type(error).__name__, error)\n"
-    )
-    command = [sys.executable, "-c", code, json.dumps({"width": 64}), str(tmp_path)]
-    done = subprocess.run([*command, json.dumps(wanted)], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    assert len(lines) == 2, done.stdout
-    for line in lines:
-        assert line.startswith("MotionRAGError")
-        assert "step-000003" in line
-        assert "the last checkpoint is" in line
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(share * size), hard))
+    try:
+        with pytest.raises(MotionRAGError, match=r"step-000003.*the last checkpoint is .*step-000002") as caught:
+            train(ToyTask(wide), wanted, tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "\n" not in str(caught.value)
     assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["step-000001", "step-000002"]
-    train(ToyTask(wide), TrainSettings(**wanted), tmp_path)
+    train(ToyTask(wide), wanted, tmp_path)
 
 
 def test_damage_names_the_checkpoint(tmp_path):
@@ -377,6 +370,38 @@ def test_schedules(schedule, shares):
 def test_settings_out_of_range(changes, message):
     with pytest.raises(MotionRAGError, match=message):
         settings(**changes)
+
+
+def test_an_overflow_of_half_precision_skips_the_step(tmp_path, monkeypatch):
+    """Of all optimizers, or the ones that saw no overflow would step by what clipping made of it: not a number.
+
+    The scaler is a real one, on the CPU, where fp16 itself is refused.
+    """
+
+    def scaled(*arguments):
+        accelerator = make(*arguments)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        return accelerator
+
+    class Overflowing(ToyTask):
+        def loss(self, batch, generator):
+            error, values = super().loss(batch, generator)
+            slope = (self.model.table.weight * 0).abs().pow(0.5).sum()  # 0, of infinite slope
+            return error + slope * self.overflows, values
+
+    make = loop._accelerator
+    monkeypatch.setattr(loop, "_accelerator", scaled)
+    task = Overflowing()
+    before = task.state()
+    task.overflows = True
+    train(task, settings(steps=2), tmp_path / "over")
+    assert_same(task.state(), before)
+    assert last(tmp_path / "over")["scaler"]["scale"] == 256.0
+    monkeypatch.setattr(loop, "_accelerator", make)
+    train(ToyTask(), settings(), tmp_path / "plain")
+    monkeypatch.setattr(loop, "_accelerator", scaled)
+    train(ToyTask(), settings(), tmp_path / "scaled")
+    torch.testing.assert_close(result(tmp_path / "plain"), result(tmp_path / "scaled"))
 
 
 def test_half_precision_wants_a_gpu(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -29,18 +31,32 @@ def load_base(name: str, *, like: str | None = None, device: str = "cpu", dtype:
     known = name if name in BASES else like
     spec = base_spec(known) if known is not None else None
     is_parts = Path(name).is_dir() and not (Path(name) / "model_index.json").is_file()
-    if spec is not None and spec.loader is not None and (name in BASES or is_parts):
-        module, function = spec.loader.split(":")
-        load = getattr(import_module(module), function)
-        pipe = (load() if name in BASES else load(Path(name))).to(dtype)
-    else:
-        pipe = _pretrained(spec.repository if spec is not None and name in BASES else name, dtype)
+    with _quiet():
+        if spec is not None and spec.loader is not None and (name in BASES or is_parts):
+            module, function = spec.loader.split(":")
+            load = getattr(import_module(module), function)
+            pipe = (load() if name in BASES else load(Path(name))).to(dtype)
+        else:
+            pipe = _pretrained(spec.repository if spec is not None and name in BASES else name, dtype)
     pipe.set_progress_bar_config(disable=True)
     return pipe.to(device)
 
 
 def _pretrained(name: str, dtype: torch.dtype) -> Any:
     from diffusers import DiffusionPipeline
+
+    try:
+        return DiffusionPipeline.from_pretrained(name, torch_dtype=dtype)
+    except Exception as error:  # readers of weights and configurations raise all kinds
+        raise MotionRAGError(
+            f"no base model at {name!r}: it is neither one of {', '.join(BASES)}, nor a pipeline's folder, nor a "
+            f"hub id that is cached or can be reached ({one_line(error)})"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No bars and warnings of diffusers and the Hugging Face libraries inside the block."""
     from diffusers.utils import logging
 
     bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
@@ -48,12 +64,7 @@ def _pretrained(name: str, dtype: torch.dtype) -> Any:
     logging.set_verbosity_error()
     try:
         with quiet():
-            return DiffusionPipeline.from_pretrained(name, torch_dtype=dtype)
-    except Exception as error:  # readers of weights and configurations raise all kinds
-        raise MotionRAGError(
-            f"no base model at {name!r}: it is neither one of {', '.join(BASES)}, nor a pipeline's folder, nor a "
-            f"hub id that is cached or can be reached ({one_line(error)})"
-        ) from error
+            yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:

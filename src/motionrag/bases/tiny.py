@@ -87,7 +87,7 @@ class FrameVAE(ModelMixin, ConfigMixin):
             nn.SiLU(),
             nn.Conv2d(eighth, 2 * latent_channels, 3, padding=1),
         )
-        # Linear shortcuts around both halves, and blocks that start as identities, make it learn several times faster.
+        # Linear shortcuts around both halves, and blocks that start as identities: it learns several times faster.
         self.encoder_shortcut = nn.Conv2d(3, 2 * latent_channels, 8, stride=8)
         self.decoder_shortcut = nn.ConvTranspose2d(latent_channels, 3, 8, stride=8)
         # A fresh VAE starts with little noise on its latents: with much of it, it learns slowly.

@@ -17,6 +17,7 @@ VERBS = {
     "search": "find the references that move as a prompt says",
     "db": "look into a motion database and keep it in order",
     "convert": "turn published checkpoints into a bundle",
+    "synth": "write simulated clips with captions and their true motion",
     "train": "train one part by a recipe, or go on with it",
 }
 

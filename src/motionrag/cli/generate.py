@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from motionrag.cli.loading import add_device_option
 from motionrag.errors import MotionRAGError
+from motionrag.registry import EMBEDDED
 
 if TYPE_CHECKING:
     from motionrag.pipeline import GenerationSettings, MotionRAG, Video
@@ -122,7 +123,6 @@ def _again(arguments: argparse.Namespace, settings: GenerationSettings) -> tuple
 
 def _load(base: str | None, bundle: str | None, db: str | None, device: str) -> MotionRAG:
     from motionrag.pipeline import MotionRAG
-    from motionrag.pipeline.parts import EMBEDDED
 
     return MotionRAG.from_pretrained(base=base, bundle=bundle or EMBEDDED, db=db, device=device)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from motionrag.errors import MotionRAGError
+from motionrag.registry import EMBEDDED
 
 if TYPE_CHECKING:
     from motionrag.encoders import EncoderInfo, VideoEncoder
@@ -26,7 +27,11 @@ def add_encoder_options(parser: argparse.ArgumentParser) -> None:
         "--motion", metavar="MODEL", help="motion encoder, such as MCG-NJU/videomae-base-finetuned-ssv2"
     )
     group.add_argument("--appearance", metavar="MODEL", help="appearance encoder, such as facebook/dinov2-large")
-    group.add_argument("--bundle", metavar="BUNDLE", help="keep the tokens that this bundle's resamplers make")
+    group.add_argument(
+        "--bundle",
+        metavar="BUNDLE",
+        help="keep the tokens that this bundle's resamplers make; tiny, the embedded one, brings its encoders along",
+    )
     group.add_argument("--features", action="store_true", help="keep the encoders' features too (2.9 MB a clip)")
 
 
@@ -44,8 +49,11 @@ def chosen_encoders(arguments: argparse.Namespace, made: DatabaseSettings | None
     """
     from motionrag.retrieval.encoding import ClipEncoders
 
-    names = {kind: _name(getattr(arguments, kind), made, kind) for kind in ("motion", "appearance")}
     bundle = arguments.bundle or _bundle(made)
+    names = {
+        kind: _embedded(kind) if bundle == EMBEDDED and option is None else _name(option, made, kind)
+        for kind, option in (("motion", arguments.motion), ("appearance", arguments.appearance))
+    }
     video: dict[str, VideoEncoder] = {
         kind: load_video_encoder(kind, name, revision, arguments.device)
         for kind, (name, revision) in names.items()
@@ -87,6 +95,13 @@ def _name(option: str | None, made: DatabaseSettings | None, kind: str) -> tuple
     return info.model, info.revision
 
 
+def _embedded(kind: str) -> tuple[str | None, str | None]:
+    """The encoders that come with the embedded bundle, wherever the package lies now."""
+    from motionrag.bases.tiny import assets
+
+    return str(assets(kind)), None
+
+
 def _bundle(made: DatabaseSettings | None) -> str | None:
     tokens: TokenInfo | None = (made.motion_tokens or made.appearance_tokens) if made is not None else None
     return tokens.bundle if tokens is not None else None
@@ -95,11 +110,11 @@ def _bundle(made: DatabaseSettings | None) -> str | None:
 def _tokenizers(name: str, device: str, video: dict[str, VideoEncoder]) -> dict[str, Tokenizer]:
     """The bundle's resamplers, one for each encoder there is."""
     from motionrag.checkpoint import fingerprint
-    from motionrag.models.bundle import MotionBundle
+    from motionrag.pipeline.parts import load_bundle
     from motionrag.retrieval.encoding import Tokenizer
     from motionrag.retrieval.schema import TokenInfo
 
-    bundle = MotionBundle.from_pretrained(name).eval()
+    bundle = load_bundle(name)
     made: dict[str, Tokenizer] = {}
     for kind, encoder in video.items():
         resampler = bundle.motion_resampler if kind == "motion" else bundle.appearance_resampler
@@ -109,7 +124,7 @@ def _tokenizers(name: str, device: str, video: dict[str, VideoEncoder]) -> dict[
                 f"{name}: its {kind} resampler takes features {config.input_dim} wide, {encoder.info.model} makes "
                 f"{encoder.info.dimension}; use the encoder that the bundle was trained with"
             )
-        where = str(Path(name).resolve()) if Path(name).exists() else name
+        where = str(Path(name).resolve()) if name != EMBEDDED and Path(name).exists() else name
         info = TokenInfo(
             bundle=where,
             fingerprint=fingerprint(resampler.state_dict()),

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from motionrag.training.loop import Progress
 
 EVERY_S = 30.0  # between lines where there is no terminal
-
-
-class Report(Protocol):
-    """What the loop calls after each update."""
-
-    def __call__(self, progress: Progress, /) -> None:
-        """Draw it."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +41,8 @@ def run(arguments: argparse.Namespace) -> None:
 
     cls, task_settings, settings = load_recipe(arguments.recipe, arguments.set)
     device = checked_device(arguments.device) if arguments.device else PartialState().device
-    task = cls(task_settings, device=device)
+    prepares = "report" in inspect.signature(cls).parameters
+    task = cls(task_settings, device=device, **({"report": _preparation()} if prepares else {}))
     with _progress() as report:
         final = train(task, settings, arguments.out, report=report, task_settings=task_settings)
     if PartialState().is_main_process:
@@ -55,8 +50,21 @@ def run(arguments: argparse.Namespace) -> None:
         print(f"Losses {arguments.out / 'loss.png'}, samples {arguments.out / 'samples'}")
 
 
+def _preparation() -> Callable[[int, int], None]:
+    """A callback for tasks that first compute something of each clip."""
+    last = time.monotonic()
+
+    def line(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= EVERY_S or done == total:
+            last = time.monotonic()
+            print(f"prepared {done:,}/{total:,} clips", file=sys.stderr, flush=True)
+
+    return line
+
+
 @contextmanager
-def _progress() -> Iterator[Report]:
+def _progress() -> Iterator[Callable[[Progress], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar

@@ -14,7 +14,7 @@ from motionrag.encoders import EncoderInfo, load_appearance_encoder, load_motion
 from motionrag.errors import MotionRAGError
 from motionrag.models.bundle import MotionBundle
 from motionrag.pipeline.result import RecordedReference
-from motionrag.registry import BASES, base_spec
+from motionrag.registry import BASES, EMBEDDED, base_spec
 from motionrag.retrieval.lance import any_of
 from motionrag.retrieval.schema import RECORD_COLUMNS, array_of, record_of
 from motionrag.retrieval.search import Retriever
@@ -22,8 +22,6 @@ from motionrag.retrieval.store import MotionDatabase
 from motionrag.retrieval.vectors import CaptionEncoder
 from motionrag.types import Reference
 
-EMBEDDED = "tiny"
-"""Name of the base, bundle and database that come with the package."""
 KINDS = ("motion", "appearance")
 
 

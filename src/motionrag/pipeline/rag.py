@@ -18,7 +18,6 @@ from motionrag.errors import MotionRAGError
 from motionrag.models.bundle import MotionBundle
 from motionrag.pipeline.identity import fingerprints, image_hash, versions
 from motionrag.pipeline.parts import (
-    EMBEDDED,
     check_base,
     check_tokens,
     default_dtype,
@@ -29,7 +28,7 @@ from motionrag.pipeline.parts import (
 from motionrag.pipeline.picture import TargetImage, pixels
 from motionrag.pipeline.result import GenerationSettings, RecordedReference, Video
 from motionrag.pipeline.stages import Report, Stages, check_prompt
-from motionrag.registry import BASES
+from motionrag.registry import BASES, EMBEDDED
 from motionrag.retrieval.search import Retriever
 from motionrag.types import Reference, Sampling, Scale
 
@@ -268,4 +267,4 @@ def _recorded(reference: Reference) -> RecordedReference:
 def _absolute(name: str) -> str:
     """A folder by its full path; names of the registry and hub ids as they are."""
     path = Path(name)
-    return name if name in (*BASES, EMBEDDED) or not path.is_dir() else str(path.resolve())
+    return name if name in BASES or not path.is_dir() else str(path.resolve())

@@ -4,7 +4,7 @@ Appearance and motion are independent, every clip is fixed by a seed and its num
 motion are split into known ones, which trainings see, and unseen ones, which they do not.
 """
 
-from motionrag.synth.corpus import Scene, SynthBatch, chosen, draw, render, scenes
+from motionrag.synth.corpus import Scene, SynthBatch, chosen, draw, render, scenes, truth
 from motionrag.synth.motions import Family, families
 
-__all__ = ["Family", "Scene", "SynthBatch", "chosen", "draw", "families", "render", "scenes"]
+__all__ = ["Family", "Scene", "SynthBatch", "chosen", "draw", "families", "render", "scenes", "truth"]

@@ -1,10 +1,10 @@
-"""The simulated corpus: clip number i of a seed, always the same, with its captions and the true path of its object."""
+"""The simulated corpus: clip i of a seed, always the same, with its captions and the true path of its object."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 import torch
@@ -74,11 +74,20 @@ class SynthBatch:
         return [scene.family.name for scene in self.scenes]
 
 
+class Truth(TypedDict):
+    """The true motion of clips, as in `SynthBatch`."""
+
+    centers: Tensor
+    angles: Tensor
+    scales: Tensor
+    radii: Tensor
+
+
 def chosen(names: Sequence[str] | None) -> list[Family]:
     """Families by name; "known", "unseen" and None (all) stand for several.
 
     Raises:
-        MotionRAGError: If there is no such family.
+        MotionRAGError: If there is no such family, or none is named.
     """
     table = families()
     groups = {"known": [f for f in table.values() if f.known], "unseen": [f for f in table.values() if not f.known]}
@@ -87,11 +96,13 @@ def chosen(names: Sequence[str] | None) -> list[Family]:
         if name not in table and name not in groups:
             raise MotionRAGError(f"no motion family named {name!r}{did_you_mean(name, [*table, *groups])}")
         found += groups.get(name) or [table[name]]
+    if not found:
+        raise MotionRAGError("no motion family is named")
     return found
 
 
 def scene(seed: int, index: int, of: Sequence[Family], frames: int = 16) -> Scene:
-    """Draw clip `index` of a seed, from one of the families in turn."""
+    """Draw clip `index` of a seed, of one of the families in turn; how it looks depends on seed and index alone."""
     rng = np.random.default_rng([seed, index])
     kind = of[index % len(of)]
     look = draw_look(rng)
@@ -134,8 +145,7 @@ def _captions(
     """Three wordings: the motion said anew, the object more or less closely, with the background or without."""
     said = [motion.words]
     for _ in range(2):
-        again = Draw(rng, len(draw.u), look.radius)
-        again.pick = lambda name, options: draw.choices[name]  # type: ignore[method-assign]
+        again = Draw(rng, len(draw.u), look.radius, draw.choices)
         said.append(kind.program(again).words)
     closely = [look.words, f"{look.color} {look.shape}", look.words]
     behind = [f" {ground.words}", "", ""]
@@ -164,8 +174,8 @@ def render(
 
     Args:
         seed: Of the corpus.
-        indices: Numbers of clips; clip i is of the (i mod F)-th of the F families.
-        names: Motion families, also "known" and "unseen"; None for all.
+        indices: Numbers of the clips; what a clip is does not depend on those beside it.
+        names: Motion families that clips take in turn; see `chosen`.
         size: Side of the frames in pixels.
         frames: Frames a clip, at least 2; the motion spans them all.
         device: Where pixels are computed.
@@ -176,43 +186,51 @@ def render(
     return draw(scenes(seed, indices, names, frames), size=size, device=device)
 
 
-def draw(drawn: list[Scene], *, size: int = 64, device: torch.device | str = "cpu") -> SynthBatch:
-    """Render scenes that were drawn before."""
+def draw(drawn: Sequence[Scene], *, size: int = 64, device: torch.device | str = "cpu") -> SynthBatch:
+    """Render scenes that were drawn before, all of as many frames."""
     from motionrag.synth.render import grounds, place, sprites
 
-    zoom = size / FRAME
-    offset = _tensor([s.motion.offset for s in drawn], device)
-    B, T, _ = offset.shape
-    start = _tensor([s.start for s in drawn], device)[:, None]
-    centers = (start + offset + 0.5) * zoom - 0.5
-    angles = _tensor([_or(s.motion.angle, 0.0, T) for s in drawn], device)
-    scales = _tensor([_or(s.motion.scale, 1.0, T) for s in drawn], device)
-    radii = _tensor([s.look.radius for s in drawn], device) * zoom
-    stands = _tensor([s.look.angle for s in drawn], device)[:, None]
+    true = truth(drawn, size=size, device=device)
     back = grounds([s.ground for s in drawn], size, device)
-    video = back[:, None].expand(B, T, 3, size, size).clone()
+    video = back[:, None].expand(*true["angles"].shape, 3, size, size).clone()
     pairs = [i for i, s in enumerate(drawn) if s.other is not None]
     if pairs:
-        with_other = [drawn[i] for i in pairs]
-        looks: list[Any] = [s.other for s in with_other]
-        where = (start[pairs] + _tensor([s.motion.other for s in with_other], device) + 0.5) * zoom - 0.5
-        turned = _tensor([_or(s.motion.other_angle, 0.0, T) + s.other.angle for s in with_other], device)  # type: ignore[union-attr]
-        # In a collision the two are of one size, so that the caption fixes where they touch.
-        like = radii[pairs, None].expand(-1, T)
-        rgb, alpha = place(sprites(looks, device), where, turned, like, size)
+        rgb, alpha = _others([drawn[i] for i in pairs], true["radii"][pairs], size, device)
         video[pairs] = video[pairs] * (1 - alpha) + rgb
-    rgb, alpha = place(sprites([s.look for s in drawn], device), centers, angles + stands, radii[:, None] * scales, size)
+    stands = _tensor([s.look.angle for s in drawn], device)[:, None]
+    sprite = sprites([s.look for s in drawn], device)
+    radii = true["radii"][:, None] * true["scales"]
+    rgb, alpha = place(sprite, true["centers"], true["angles"] + stands, radii, size)
     video = video * (1 - alpha) + rgb
-    return SynthBatch(
-        video=_u8(video),
-        background=_u8(back),
-        mask=alpha[:, :, 0],
-        centers=centers,
-        angles=angles,
-        scales=scales,
-        radii=radii,
-        scenes=drawn,
+    return SynthBatch(video=_u8(video), background=_u8(back), mask=alpha[:, :, 0], scenes=list(drawn), **true)
+
+
+def truth(drawn: Sequence[Scene], *, size: int = 64, device: torch.device | str = "cpu") -> Truth:
+    """Where the main objects of scenes are, for frames of this side."""
+    zoom, frames = size / FRAME, len(drawn[0].motion.offset)
+    start = _tensor([s.start for s in drawn], device)[:, None]
+    return Truth(
+        centers=(start + _tensor([s.motion.offset for s in drawn], device) + 0.5) * zoom - 0.5,
+        angles=_tensor([_or(s.motion.angle, 0.0, frames) for s in drawn], device),
+        scales=_tensor([_or(s.motion.scale, 1.0, frames) for s in drawn], device),
+        radii=_tensor([s.look.radius for s in drawn], device) * zoom,
     )
+
+
+def _others(drawn: Sequence[Scene], radii: Tensor, size: int, device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """The second objects of scenes that have one, as `place` gives them.
+
+    They are as large as the main ones [B], so that a caption fixes where two touch.
+    """
+    from motionrag.synth.render import place, sprites
+
+    zoom, frames = size / FRAME, len(drawn[0].motion.offset)
+    looks = [s.other for s in drawn if s.other is not None]
+    start = _tensor([s.start for s in drawn], device)[:, None]
+    centers = (start + _tensor([s.motion.other for s in drawn], device) + 0.5) * zoom - 0.5
+    turns = [_or(s.motion.other_angle, 0.0, frames) for s in drawn]
+    angles = _tensor([turn + look.angle for turn, look in zip(turns, looks, strict=True)], device)
+    return place(sprites(looks, device), centers, angles, radii[:, None].expand(-1, frames), size)
 
 
 def _or(values: Any, otherwise: float, frames: int) -> Any:

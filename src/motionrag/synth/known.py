@@ -132,9 +132,7 @@ def pulse(d: Draw) -> Motion:
     """Swells and shrinks again, twice."""
     ratio = {"weakly": 0.25, "strongly": 0.5}[how := d.pick("amount", ["weakly", "strongly"])]
     said = words(d.say("pulses", "throbs", "beats like a heart"), how, "twice")
-    return Motion(
-        offset=stack(0, 0, d.u), scale=1 + d.about(ratio) * np.sin(2 * np.pi * d.u) ** 2, words=said
-    )
+    return Motion(offset=stack(0, 0, d.u), scale=1 + d.about(ratio) * np.sin(2 * np.pi * d.u) ** 2, words=said)
 
 
 @family("shake")
@@ -207,7 +205,9 @@ def flee(d: Draw) -> Motion:
     room = (30 - d.radius) / np.abs(unit).max()
     said = words(d.say("flees", "escapes", "runs away"), d.say("from the middle", "from the center to the edge"))
     return Motion(
-        offset=along(unit, (room - away) * d.u**1.5), start=(CENTRE + away * unit[0], CENTRE + away * unit[1]), words=said
+        offset=along(unit, (room - away) * d.u**1.5),
+        start=(CENTRE + away * unit[0], CENTRE + away * unit[1]),
+        words=said,
     )
 
 
@@ -239,7 +239,9 @@ def collide(d: Draw) -> Motion:
     hit = np.clip(2 * d.u, 0, 1)
     sent = np.clip(2 * d.u - 1, 0, 1)
     other = stack(sign * (gap + 2.05 * d.radius + on * sent), 0, d.u)
-    said = words(d.say("collides with", "crashes into", "bumps into"), "another one", d.say("on the", "to the"), name)
+    said = words(
+        d.say("collides with", "crashes into", "bumps into"), "another one", d.say("on the", "to the"), name
+    )
     return Motion(offset=stack(sign * gap * hit, 0, d.u), other=other, words=said)
 
 

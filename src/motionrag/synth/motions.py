@@ -1,12 +1,12 @@
 """The simulated corpus's motion families: from a random generator to the path, turn and size of one object.
 
-Each family is a program whose captioned choices (direction, amount, count ...) fix the motion to within
-some 7% either way, so that the path can be told from the words and from other clips of the family.
+Each family is a program whose captioned choices (direction, amount, count ...) fix the motion to within 7%
+either way, so that the path can be told from the words and from other clips of the family.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -54,19 +54,31 @@ class Motion:
 
 
 class Draw:
-    """Random choices of one clip, by name, and the clip's time."""
+    """Random choices of one clip, by name, and the clip's time.
 
-    def __init__(self, rng: np.random.Generator, frames: int, radius: float) -> None:
+    Args:
+        rng: Where they come from.
+        frames: T of the clip.
+        radius: Of the main object, in pixels of a 64 pixel frame.
+        choices: Captioned choices to make again, in place of new ones.
+    """
+
+    def __init__(
+        self, rng: np.random.Generator, frames: int, radius: float, choices: Mapping[str, str] | None = None
+    ) -> None:
         self.rng = rng
+        self.choices: dict[str, str] = dict(choices or {})
+        """What the caption says of the motion: name -> value."""
+        self._given = choices is not None
         self.u: Array = np.linspace(0.0, 1.0, frames)
         """Time from 0 to 1 [T]."""
         self.radius = radius
         """Of the main object, in pixels of a 64 pixel frame."""
-        self.choices: dict[str, str] = {}
 
     def pick(self, name: str, options: list[str]) -> str:
         """One of the options, kept as a captioned choice."""
-        self.choices[name] = options[int(self.rng.integers(len(options)))]
+        if not self._given:
+            self.choices[name] = options[int(self.rng.integers(len(options)))]
         return self.choices[name]
 
     def about(self, value: float) -> float:
@@ -103,7 +115,7 @@ def toward(name: str) -> str:
 
 
 def along(unit: Array, forward: Array, sideways: Array | float = 0.0) -> Array:
-    """Path [T,2] from how far it goes along a unit vector and to the right of it."""
+    """Path [T,2] from how far it goes along a unit vector, and to the right of it as it looks that way."""
     forward = np.asarray(forward, dtype=float)
     across = np.array([-unit[1], unit[0]])
     return forward[:, None] * unit + (np.zeros_like(forward) + sideways)[:, None] * across

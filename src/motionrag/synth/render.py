@@ -1,4 +1,4 @@
-"""Draws simulated clips in batches: backgrounds, sprites from signed distances, and the sprites along their paths."""
+"""Draws clips in batches: backgrounds, sprites from signed distances, and the sprites along their paths."""
 
 from __future__ import annotations
 
@@ -96,22 +96,19 @@ def grounds(backgrounds: Sequence[Ground], size: int, device: torch.device | str
     numbers = torch.from_numpy(np.stack([ground.numbers for ground in backgrounds])).to(device)
     n = numbers[:, :, None, None]
     turned = torch.cos(6.283 * n[:, 0]) * x + torch.sin(6.283 * n[:, 0]) * y
-    waves = sum(
-        torch.sin(
-            (1.5 + 4 * n[:, 3 * i + 1]) * (torch.cos(6.283 * n[:, 3 * i + 2]) * x + torch.sin(6.283 * n[:, 3 * i + 2]) * y)
-            + 6.283 * n[:, 3 * i + 3]
-        )
-        for i in range(5)
-    )
+    waves = torch.zeros_like(turned)
+    for pitch, heading, phase in (n[:, 1 + 3 * i : 4 + 3 * i].unbind(1) for i in range(5)):
+        heading = 6.283 * heading
+        waves += torch.sin((1.5 + 4 * pitch) * (torch.cos(heading) * x + torch.sin(heading) * y) + 6.283 * phase)
     cells = 3 + 3 * n[:, 17]
-    cheeks = torch.sin(cells * (x + n[:, 18])) * torch.sin(cells * (y + n[:, 19]))
+    checks = torch.sin(cells * (x + n[:, 18])) * torch.sin(cells * (y + n[:, 19]))
     grain = torch.stack([_grain(row, size) for row in numbers[:, 20:22].cpu()]).to(device)
     share = torch.stack(
         [
             0.12 * turned + 0.1,
             0.5 + 0.5 * turned,
             (0.5 + 0.35 * waves / 1.5).clamp(0, 1),
-            (cheeks * 10 + 0.5).clamp(0, 1),
+            (checks * 10 + 0.5).clamp(0, 1),
             ((y - 0.5 * n[:, 22] + 0.1) * 20 + 0.5).clamp(0, 1) * (0.75 + 0.25 * y),
             (torch.sin((5 + 5 * n[:, 23]) * turned) * 6 + 0.5).clamp(0, 1),
             grain,

@@ -123,7 +123,9 @@ def draw_ground(rng: np.random.Generator, look: Look) -> Ground:
             break
     kind = str(rng.choice(GROUNDS))
     reach = 0.10 if kind in ("checkerboard", "stripes", "grain") else 0.22
-    second = np.clip(first + rng.choice([-1, 1]) * rng.uniform(0.4, 1) * reach + rng.normal(size=3) * 0.04, 0.03, 0.97)
+    second = np.clip(
+        first + rng.choice([-1, 1]) * rng.uniform(0.4, 1) * reach + rng.normal(size=3) * 0.04, 0.03, 0.97
+    )
     return Ground(
         kind=kind,
         color=color,

@@ -15,7 +15,9 @@ def spiral(d: Draw) -> Motion:
     reach = {"tight": 11.0, "wide": 18.0}[size := d.pick("size", ["tight", "wide"])]
     phase = -np.pi / 2 + sign * 3 * np.pi * d.u
     radius = d.about(reach) * d.u
-    said = words(d.say("spirals outward", "winds outward in a spiral", "follows a spiral"), f"{name} in a {size} coil")
+    said = words(
+        d.say("spirals outward", "winds outward in a spiral", "follows a spiral"), f"{name} in a {size} coil"
+    )
     return Motion(offset=stack(radius * np.cos(phase), radius * np.sin(phase), d.u), words=said)
 
 
@@ -97,6 +99,8 @@ def loop(d: Draw) -> Motion:
     size = {"low": 7.0, "tall": 11.0}[height := d.pick("height", ["low", "tall"])]
     phase = 2 * np.pi * d.u
     radius = d.about(size)
-    said = words(d.say("flies a looping", "loops the loop", "performs a somersault loop"), f"{height} {toward(name)}")
+    said = words(
+        d.say("flies a looping", "loops the loop", "performs a somersault loop"), f"{height} {toward(name)}"
+    )
     path = stack(sign * (d.about(24) * d.u + radius * np.sin(phase)), -radius * (1 - np.cos(phase)), d.u)
     return Motion(offset=path, words=said)

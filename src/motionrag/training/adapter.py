@@ -82,10 +82,11 @@ class AdapterTask:
         """Held-out clips by the base alone, under their own motion (the oracle), and in truth; losses as JSON."""
         adapted, base = self.adapted, self.adapted.base
         rows = base.held_out[:MEASURED]
-        own = self._tokens(rows)
-        kinds = {"own": own, "none": adapted.null().expand_as(own), "another": own.roll(1, dims=0)}
-        figures = adapted.held_out_losses(kinds, rows) if len(rows) else {}
-        (folder / f"step-{step:06d}.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        if len(rows):
+            own = self._tokens(rows)
+            kinds = {"own": own, "none": adapted.null().expand_as(own), "another": own.roll(1, dims=0)}
+            figures = adapted.held_out_losses(kinds, rows)
+            (folder / f"step-{step:06d}.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
         shown = base.shown(self.settings.samples)
         if not len(shown):
             return

@@ -250,11 +250,15 @@ def _opened(folder: Path, source: Source, shard: int) -> dict[str, Any]:
 
 def _check_maker(folder: Path, manifest: dict[str, Any], maker: Maker) -> None:
     """Note who makes an array before its first shard is written, so that no half of it can be another's."""
+    if not (folder / maker.name).is_dir():  # never made, or deleted to be made anew
+        manifest["arrays"].pop(maker.name, None)
+        manifest["making"].pop(maker.name, None)
+        _constant_file(folder, maker.name).unlink(missing_ok=True)
     made = manifest["arrays"].get(maker.name, {}).get("made_by", manifest["making"].get(maker.name))
     if made not in (None, maker.fingerprint):
         raise MotionRAGError(
             f"{folder}: its {maker.name} were made by another model or other settings ({made[:8]}, now "
-            f"{maker.fingerprint[:8]}); name another folder, or delete this one"
+            f"{maker.fingerprint[:8]}); name another cache, or delete {folder / maker.name} to make them anew"
         )
     if made is None:
         manifest["making"][maker.name] = maker.fingerprint

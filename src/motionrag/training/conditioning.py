@@ -11,18 +11,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 from einops import rearrange
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor, nn
 
 from motionrag.bases.loading import load_base
-from motionrag.checkpoint import fingerprint
 from motionrag.errors import MotionRAGError
 from motionrag.registry import base_spec
 from motionrag.training.cache import Maker
+from motionrag.training.fingerprints import digest, module_fingerprint
 from motionrag.training.objectives import Noised
+from motionrag.training.pictures import picture, pixels, to_u8, video
 from motionrag.training.sources import Clips
 from motionrag.types import BaseSpec, Sampling
 
@@ -303,59 +303,6 @@ def open_base(name: str, folder: str | None, *, device: torch.device | str, dtyp
     return getattr(import_module(module), function)(Path(folder)).to(device, dtype)
 
 
-# -- pictures
-
-
-def video(clips: Clips, sampling: Sampling) -> Tensor:
-    """Clips as u8 [B,T,3,H,W]: the middle of each picture, as large as fits the wanted shape."""
-    return torch.from_numpy(np.stack([_fitted(frames, sampling) for frames in clips.frames]))
-
-
-def _fitted(frames: np.ndarray[Any, Any], sampling: Sampling) -> np.ndarray[Any, Any]:
-    if len(frames) != sampling.frames:
-        raise MotionRAGError(f"a clip has {len(frames)} frames, wanted are {sampling.frames}")
-    if frames.shape[2:] == (sampling.height, sampling.width):
-        return frames
-    size = (sampling.width, sampling.height)
-    images = [ImageOps.fit(picture(frame), size, method=Image.Resampling.BICUBIC) for frame in frames]
-    return np.stack([np.moveaxis(np.asarray(image), -1, 0) for image in images])
-
-
-def picture(frame: Any) -> Image.Image:
-    """A frame u8 [3,H,W] as a picture."""
-    return Image.fromarray(np.ascontiguousarray(np.moveaxis(np.asarray(frame), 0, -1)))
-
-
-def pixels(frames: Tensor, module: Any) -> Tensor:
-    """Frames u8 to [-1, 1], where and what a module is; others are in that range already."""
-    frames = frames.to(module.device)
-    return (frames.float() / 127.5 - 1 if frames.dtype == torch.uint8 else frames).to(module.dtype)
-
-
-def to_u8(frames: Tensor) -> Tensor:
-    """Frames in [-1, 1] to u8, on the CPU."""
-    return ((frames.float().clamp(-1, 1) + 1) * 127.5).round().to("cpu", torch.uint8)
-
-
 def precision(module: nn.Module) -> torch.dtype:
     """Of a module's weights."""
     return next(module.parameters()).dtype
-
-
-# -- fingerprints
-
-
-def module_fingerprint(module: Any) -> str:
-    """Of a model's weights and settings; of its path and its precision not."""
-    config = dict(module.config) if isinstance(module.config, Mapping) else module.config.to_dict()
-    plain = {key: value for key, value in config.items() if not key.startswith("_") and key in _kept(config)}
-    return fingerprint(module.state_dict(), {key: str(plain[key]) for key in sorted(plain)})
-
-
-def _kept(config: Mapping[str, Any]) -> set[str]:
-    return set(config) - {"torch_dtype", "dtype", "transformers_version"}
-
-
-def digest(*parts: str) -> str:
-    """SHA-256, 64 hex digits, over some texts."""
-    return fingerprint({}, {"parts": list(parts)})

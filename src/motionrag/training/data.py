@@ -15,7 +15,8 @@ from torch import Tensor
 from motionrag.encoders import load_appearance_encoder, load_motion_encoder, load_text_encoder
 from motionrag.errors import MotionRAGError
 from motionrag.training.cache import Cache, Maker, Report, build
-from motionrag.training.conditioning import Conditioning, digest
+from motionrag.training.conditioning import Conditioning
+from motionrag.training.fingerprints import digest
 from motionrag.training.sources import Clips, SourceSettings, open_sources
 from motionrag.types import Sampling
 

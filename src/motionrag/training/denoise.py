@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from motionrag.registry import base_spec
 from motionrag.training.cache import Report
-from motionrag.training.conditioning import conditioning_of, picture
+from motionrag.training.conditioning import conditioning_of
 from motionrag.training.data import DataSettings, open_cache, split
 from motionrag.training.objectives import ObjectiveSettings, denoising_loss, objective_of
+from motionrag.training.pictures import picture
 from motionrag.types import Sampling
 
 

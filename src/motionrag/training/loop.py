@@ -225,15 +225,13 @@ class _Run:
         value, size = torch.stack([total, norm.float()]).tolist()
         if not math.isfinite(value):
             self._not_finite("loss")
-        if scaler is None and not math.isfinite(size):  # a scaler skips such a step, and scales less
+        if scaler is None and not math.isfinite(size):
             self._not_finite("gradient")
         lr = settings.lr * lr_share(settings, self.step - 1)
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = lr
-            if scaler is not None:
-                scaler.step(optimizer)
-            else:
+            if math.isfinite(size):  # else fp16 ran over: none steps, and the scaler scales less
                 optimizer.step()
             optimizer.zero_grad()
         if scaler is not None:

@@ -81,21 +81,22 @@ class MotionModel(nn.Module):
             )
         )
         self.resampler = PerceiverResampler(settings.resampler)
-        self.change = nn.Linear(settings.width, 2 * (settings.patch // CELL) ** 2)
+        cells = 2 * (settings.patch // CELL) ** 2
+        self.dense = nn.Linear(settings.width, 2 * cells + 8)
         self.path = nn.Linear(settings.resampler.output_dim, 5)
 
     def forward(self, video: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Video f32 [B,T,3,H,W] in [-1, 1] to features [B,L,D], tokens [B,Q,D] and paths [B,Q,5]."""
+        """Video f32 [B,T,3,H,W] in [-1, 1] to tokens [B,Q,D], paths [B,Q,5] and what each feature says [B,L,72]."""
         features = self.encoder(video).last_hidden_state
         tokens = self.resampler(features)
-        return features, tokens, self.path(tokens)
+        return tokens, self.path(tokens), self.dense(features)
 
 
 class MotionTask:
     """Trains the motion encoder and the motion resampler; see `Task`."""
 
     Settings = MotionSettings
-    adamw_only = ("change", "path", "patch_embeddings")
+    adamw_only = ("dense", "path", "patch_embeddings")
 
     def __init__(self, settings: MotionSettings, device: torch.device | str = "cpu") -> None:
         self.settings = settings
@@ -121,14 +122,22 @@ class MotionTask:
         return {"video": video, **truth(made, self.settings.size)}
 
     def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
-        """Error of the paths that tokens say, and of the change that features say."""
+        """Error of the paths that tokens say, and of change, cover and places that features say."""
         video = batch["video"].float() / 127.5 - 1
-        features, _, path = self.model(video)
-        path, target, clear = path[: len(batch["path"])].float(), batch["path"], batch["clear"]
-        error = F.smooth_l1_loss(path, target, beta=0.1, reduction="none").mean(dim=(1, 2))
-        told = (error * clear).sum() / clear.sum().clamp(min=1)
-        change = F.smooth_l1_loss(self.model.change(features).float(), cells(video, self.settings.patch), beta=0.1)
-        return 4 * told + change, {"path": told.detach(), "change": change.detach()}
+        _, path, said = self.model(video)
+        simulated, clear = len(batch["path"]), batch["clear"]
+        told = F.smooth_l1_loss(path[:simulated].float(), batch["path"], beta=0.1, reduction="none")
+        told = _clear_mean(told, clear)
+        count = (said.shape[-1] - 8) // 2
+        change, cover, place = said.float().split([count, count, 8], dim=-1)
+        patch = self.settings.patch
+        changed = F.smooth_l1_loss(change, in_tokens(difference(video), patch), beta=0.1)
+        covered = F.binary_cross_entropy_with_logits(cover[:simulated], in_tokens(batch["cover"], patch))
+        placed = F.smooth_l1_loss(place[:simulated], places(batch, patch), beta=0.1, reduction="none")
+        placed = _clear_mean(placed, clear)
+        loss = 4 * told + changed + covered + 2 * placed
+        metrics = {"path": told, "change": changed, "cover": covered, "place": placed}
+        return loss, {name: value.detach() for name, value in metrics.items()}
 
     @torch.no_grad()
     def sample(self, folder: Path, step: int) -> None:
@@ -146,8 +155,8 @@ class MotionTask:
         true = truth(made, self.settings.size)
         moving = torch.tensor([scene.family.moves for scene in made.scenes]) & (true["clear"] > 0)
         outputs = [self.model(part.float().to(self.device) / 127.5 - 1) for part in made.video.split(64)]
-        path = torch.cat([output[2] for output in outputs]).float().cpu()
-        tokens = torch.cat([output[1] for output in outputs]).float().cpu()
+        path = torch.cat([output[1] for output in outputs]).float().cpu()
+        tokens = torch.cat([output[0] for output in outputs]).float().cpu()
         distance = (path - true["path"])[..., :2].norm(dim=-1).mean(dim=1)
         reach = true["path"][..., :2].norm(dim=-1).amax(dim=1).clamp(min=0.05)
         turned = torch.atan2(path[..., 2], path[..., 3]) - torch.atan2(true["path"][..., 2], true["path"][..., 3])
@@ -189,18 +198,42 @@ def _saved(folder: Path) -> tuple[dict[str, Tensor], str]:
 def truth(made: SynthBatch, size: int) -> dict[str, Tensor]:
     """What tokens shall say of each frame: [B,T,5] of dx, dy in half frames, sine and cosine of the turn, log size.
 
-    `clear` [B] is 0 where two objects move and nothing says which of them is meant.
+    Beside it `start` [B,2], in half frames from the middle, and `cover` [B,T,H/4,W/4], how much of each cell of 4
+    pixels the object covers. `clear` [B] is 0 where two objects move and nothing says which of them is meant.
     """
     offset = (made.centers - made.centers[:, :1]) / (size / 2)
     turn = torch.stack([made.angles.sin(), made.angles.cos()], dim=-1) * 0.5
     path = torch.cat([offset, turn, made.scales.log()[..., None]], dim=-1)
     clear = [scene.other is None or scene.family.predictable for scene in made.scenes]
-    return {"path": path, "clear": torch.tensor(clear, dtype=torch.float32)}
+    return {
+        "path": path,
+        "clear": torch.tensor(clear, dtype=torch.float32),
+        "start": (made.centers[:, 0] + 0.5) / (size / 2) - 1,
+        "cover": F.avg_pool2d(made.mask, CELL),
+    }
 
 
-def cells(video: Tensor, patch: int) -> Tensor:
-    """How far each cell of a frame is from the first frame's [B,L,2*(patch/4)**2], in the encoder's token order."""
-    change = (video - video[:, :1]).abs().mean(dim=2)
-    small = F.avg_pool2d(change, CELL)
+def difference(video: Tensor) -> Tensor:
+    """How far each cell of 4 pixels is from the first frame's: [B,T,3,H,W] to [B,T,H/4,W/4]."""
+    return F.avg_pool2d((video - video[:, :1]).abs().mean(dim=2), CELL)
+
+
+def in_tokens(cells: Tensor, patch: int) -> Tensor:
+    """Cells [B,T,H/4,W/4] to those of each token [B,L,2*(patch/4)**2], in the encoder's order."""
     side = patch // CELL
-    return rearrange(small, "b (t p) (h q) (w r) -> b (t h w) (p q r)", p=2, q=side, r=side)
+    return rearrange(cells, "b (t p) (h q) (w r) -> b (t h w) (p q r)", p=2, q=side, r=side)
+
+
+def places(batch: dict[str, Tensor], patch: int) -> Tensor:
+    """What each token shall say of its two frames [B,L,8]: the object's way from its patch and from the start."""
+    moved = rearrange(batch["path"][..., :2], "b (t p) c -> b t 1 1 (p c)", p=2)
+    side = batch["cover"].shape[-1] * CELL // patch
+    line = (torch.arange(side, device=moved.device) + 0.5) / side * 2 - 1
+    patches = torch.stack(torch.meshgrid(line, line, indexing="xy"), dim=-1).repeat(1, 1, 2)
+    away = moved + batch["start"][:, None, None, None].repeat(1, 1, 1, 1, 2) - patches
+    return torch.cat([away, moved.expand_as(away)], dim=-1).flatten(1, 3)
+
+
+def _clear_mean(error: Tensor, clear: Tensor) -> Tensor:
+    """Mean of errors [B,...] over the clips that are clear [B]."""
+    return (error.flatten(1).mean(dim=1) * clear).sum() / clear.sum().clamp(min=1)

@@ -12,7 +12,7 @@ from torch import Tensor
 from motionrag.errors import MotionRAGError
 from motionrag.retrieval.search import CANDIDATES, _Candidate, _varied
 from motionrag.training.cache import Cache
-from motionrag.training.conditioning import digest
+from motionrag.training.fingerprints import digest
 from motionrag.video import DUPLICATE_COSINE
 from motionrag.video.files import replacing_file
 
@@ -65,7 +65,7 @@ def _search(cache: Cache, k: int) -> tuple[NDArray[np.int32], NDArray[np.float32
     for block in everything.split(BLOCK):
         scores = vectors[block] @ vectors.T
         scores[videos[block][:, None] == videos] = -torch.inf
-        wanted = min(count, 2 * CANDIDATES * k)
+        wanted = min(count, CANDIDATES * k)
         best = scores.topk(wanted, dim=1)
         for own, values, places in zip(block.tolist(), best.values.numpy(), best.indices.numpy(), strict=True):
             chosen = _chosen(own, values, places, signatures, videos, k)

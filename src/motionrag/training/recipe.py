@@ -23,7 +23,10 @@ TASKS = {
     "context": "motionrag.training.context:ContextTask",
     "joint": "motionrag.training.joint:JointTask",
 }
-"""Task name -> "module:Class"; the class has a `Settings` dataclass and is made by `cls(settings, device=...)`."""
+"""Task name -> "module:Class"; the class has a `Settings` dataclass and is made by `cls(settings, device=...)`.
+
+One that first computes something of each clip takes `report` too, called with clips done and clips in all.
+"""
 
 
 class _Loader(yaml.SafeLoader):

@@ -44,8 +44,10 @@ class JsonLines(GeneralTracker):
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics file; one that was cut short by a kill is left out."""
-    lines = []
+    """The lines of a metrics file, none before it is made; one that was cut short by a kill is left out."""
+    lines: list[dict[str, Any]] = []
+    if not path.exists():
+        return lines
     for text in path.read_text(encoding="utf-8").splitlines():
         try:
             lines.append(json.loads(text))

@@ -1,0 +1,1 @@
+"""How well generated clips move: the object's path, its looks, and the kind of its motion."""

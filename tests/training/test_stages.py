@@ -1,0 +1,380 @@
+"""Protects the trainings of denoisers: called as pipelines call them, the right parts trained, results usable."""
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from motionrag import attach
+from motionrag.bases import tiny
+from motionrag.bases.loading import load_base
+from motionrag.config import parse
+from motionrag.errors import MotionRAGError
+from motionrag.models.bundle import MotionBundle
+from motionrag.registry import base_spec
+from motionrag.training.adapter import AdapterSettings, AdapterTask
+from motionrag.training.base import BaseSettings, BaseTask
+from motionrag.training.context import ContextSettings, ContextTask, ReferenceSettings
+from motionrag.training.joint import JointSettings, JointTask
+from motionrag.training.objectives import Noised
+from motionrag.training.parts import BundleSettings, spread
+from motionrag.training.pictures import picture
+from tests.training import world
+
+BASES = {
+    "tiny": (world.save_tiny, {"width": 32, "height": 32, "frames": 4}),
+    "cogvideox": (world.save_cogvideox, {"width": 16, "height": 16, "frames": 5}),
+    "svd": (world.save_svd, {"width": 16, "height": 16, "frames": 3}),
+}
+SAMPLES = {"count": 2, "steps": 2}
+
+
+class World:
+    """A base on disk, and a cache of its clips with all features."""
+
+    def __init__(self, name, root, encoders):
+        save, size = BASES[name]
+        self.name, self.root = name, root
+        self.folder = save(root / "base")
+        sources = world.clips(20)
+        self.data = {"cache": str(root / "cache"), "sources": sources, "held_out": 4, **encoders, **size}
+        self.base = {"name": name, "folder": self.folder}
+        self._bundles = {}
+
+    def adapter(self, **more):
+        document = {"data": self.data, "base": self.base, "bundle": world.BUNDLE, "samples": SAMPLES, **more}
+        return AdapterTask(parse(AdapterSettings, document, "test"))
+
+    def context(self, **more):
+        document = {"data": self.data, "bundle": self.bundle(), "references": {"most": 3}, **more}
+        return ContextTask(parse(ContextSettings, document, "test"))
+
+    def joint(self, **more):
+        document = {
+            "data": self.data,
+            "base": self.base,
+            "bundle": self.bundle(),
+            "references": {"most": 3},
+            "samples": SAMPLES,
+            **more,
+        }
+        return JointTask(parse(JointSettings, document, "test"))
+
+    def bundle(self):
+        """An exported bundle of stage 1."""
+        folder = self.root / "bundle"
+        if not folder.exists():
+            self.adapter().export(folder)
+        return str(folder)
+
+
+@pytest.fixture(scope="session")
+def encoders(tmp_path_factory):
+    return world.save_encoders(tmp_path_factory.mktemp("encoders"))
+
+
+@pytest.fixture(scope="module", params=BASES)
+def each(request, tmp_path_factory, encoders):
+    return World(request.param, tmp_path_factory.mktemp(request.param), encoders)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory, encoders):
+    return World("tiny", tmp_path_factory.mktemp("small"), encoders)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def overfit(task, steps=12, size=4, lr=1e-2):
+    """The loss of one batch at one noise, before and after some updates on it."""
+    optimizer = torch.optim.AdamW([p for p in task.model.parameters() if p.requires_grad], lr)
+    losses = []
+    for _ in range(steps):
+        loss, _ = task.loss(task.batch(size, seeded()), seeded())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return losses[0], losses[-1]
+
+
+def with_gradients(task, size=4):
+    """Names of the bundle's parameters that a backward pass reaches."""
+    task.loss(task.batch(size, seeded()), seeded())[0].backward()
+    bundle = task.bundle if isinstance(task, ContextTask) else task.adapted.bundle
+    return bundle, {name for name, p in bundle.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+
+
+def of_parts(bundle, *parts):
+    return {name for name, _ in bundle.named_parameters() if name.split(".")[0] in parts}
+
+
+# -- the base is called as its pipeline calls it
+
+
+def test_the_denoiser_is_given_what_the_pipeline_gives_it(each):
+    task = each.adapter()
+    base = task.adapted.base
+    calls = []
+    denoiser = base.denoiser
+    rows = torch.tensor([1, 2])
+    first = base.truth(rows)[:, 0]
+    handle = denoiser.register_forward_pre_hook(
+        lambda _, args, kwargs: calls.append((args, kwargs)), with_kwargs=True
+    )
+    images = [picture(frame) for frame in first]
+    base.generate(rows, first, replace(task.settings.samples, guidance=1.0, steps=2))
+    batch = base.batch(rows, 0.0, seeded(0))
+    channels = batch["latents"].shape[2]
+    theirs = calls[0]
+    sample = theirs[0][0] if theirs[0] else theirs[1]["hidden_states"]
+    timestep = theirs[0][1] if len(theirs[0]) > 1 else theirs[1]["timestep"]
+    assert images[0].size == (each.data["width"], each.data["height"])
+    # the image's latents as the pipeline made them of this picture take the place of the cached ones
+    batch["image"] = sample[:, 0, channels:]
+    if each.name == "tiny":
+        batch["latents"] = batch["latents"].float()
+        batch["latents"][:, 0] = sample[:, 0, channels:]
+    if each.name == "svd":
+        batch["image_noise"] = torch.full((2, 1), 0.02)
+        batch["prompt"] = theirs[1]["encoder_hidden_states"]
+    noised = Noised(sample[:, :, :channels], timestep.expand(2), sample)
+    calls.clear()
+    with torch.no_grad():
+        base.conditioning.predict(denoiser, noised, batch)
+    handle.remove()
+    assert flat(calls[0]).keys() == flat(theirs).keys()
+    for name, value in flat(theirs).items():
+        assert torch.allclose(flat(calls[0])[name].float(), value.float(), atol=1e-6), name
+
+
+def flat(call):
+    """Arguments by name, single tensors each."""
+    args, kwargs = call
+    found = dict(zip(("sample", "timestep"), args, strict=False)) | kwargs
+    found |= {f"rotary{i}": part for i, part in enumerate(found.pop("image_rotary_emb", None) or ())}
+    found["timestep"] = found["timestep"].reshape(-1)[:1]
+    return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+
+
+def test_dropped_prompts_are_what_guidance_sets_against_prompts(each):
+    base = each.adapter().adapted.base
+    rows = torch.arange(3)
+    dropped = base.batch(rows, 1.0, seeded())["prompt"]
+    assert torch.equal(dropped, base.dropped_prompt.expand_as(dropped))
+    kept = base.batch(rows, 0.0, seeded())["prompt"]
+    assert not torch.equal(kept, dropped)
+    if each.name == "svd":  # and the image's latents with them
+        batch = base.batch(rows, 1.0, seeded())
+        seen = []
+        handle = base.denoiser.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+        x0 = base.conditioning.latents(batch)
+        with torch.no_grad():
+            base.conditioning.predict(base.denoiser, base.objective(x0, seeded()), batch)
+        handle.remove()
+        assert (seen[0][:, :, x0.shape[2] :] == 0).all()
+
+
+# -- each stage
+
+
+def test_stage_1_trains_adapter_and_motion_resampler_alone(each):
+    task = each.adapter(drop_motion=0.3, base={**each.base, "gradient_checkpointing": True})
+    bundle, reached = with_gradients(task)
+    assert reached == of_parts(bundle, "adapter", "motion_resampler")
+    assert {id(p) for p in task.model.parameters()} == {
+        id(p) for name, p in bundle.named_parameters() if name in of_parts(bundle, "adapter", "motion_resampler")
+    }
+    assert all(p.grad is None and not p.requires_grad for p in task.adapted.base.denoiser.parameters())
+    before, after = overfit(task)
+    assert after < before
+
+
+def test_stage_2_trains_context_and_appearance_resampler_alone(each):
+    task = each.context()
+    bundle, reached = with_gradients(task)
+    assert reached == of_parts(bundle, "context", "appearance_resampler")
+    before, after = overfit(task)
+    assert after < 0.7 * before
+
+
+def test_stage_3_trains_the_whole_bundle(each, tmp_path):
+    task = each.joint(drop_motion=0.0)
+    bundle, reached = with_gradients(task)
+    assert reached == {name for name, _ in bundle.named_parameters()}
+    before, after = overfit(task)
+    assert after < before
+    with torch.no_grad():
+        task.sample(tmp_path, 7)
+    figures = json.loads((tmp_path / "step-000007.json").read_text())
+    assert set(figures) == {"loss_adapted", "loss_own", "loss_none"}
+    assert (tmp_path / "step-000007.png").stat().st_size > 1000
+    task.export(tmp_path / "bundle")
+    loaded = MotionBundle.from_pretrained(tmp_path / "bundle")
+    pipe = load_base(each.folder) if each.name != "tiny" else tiny.load(each.root / "base")
+    with attach(pipe, loaded.adapter):
+        pass
+    assert loaded.fingerprint() == bundle.fingerprint()
+
+
+# -- stage 1 in detail
+
+
+def test_samples_leave_the_training_as_it_was(small, tmp_path):
+    task = small.adapter()
+    batch = task.batch(4, seeded())
+    before = task.loss(batch, seeded())[0].item()
+    with torch.no_grad():
+        task.sample(tmp_path, 1)
+    assert task.loss(batch, seeded())[0].item() == before
+    figures = json.loads((tmp_path / "step-000001.json").read_text())
+    assert figures["loss_own"] != figures["loss_none"]  # the random value projections do something
+
+
+def test_a_zero_adapter_trains_from_the_bare_base(small):
+    task = small.adapter(bundle={**world.BUNDLE, "value_std": 0.0}, drop_motion=0.0)
+    batch = task.batch(4, seeded())
+    bare = task.adapted.base.loss(task.adapted.base.denoiser, batch, seeded())
+    assert task.loss(batch, seeded())[0].item() == pytest.approx(bare.item(), rel=1e-6)
+
+
+def test_dropped_motion_is_that_of_a_grey_video(small):
+    task = small.adapter()
+    encoder_free = task.adapted.null()
+    motion = torch.randn(3, *encoder_free.shape[1:])
+    mixed = task.adapted.dropped(motion, torch.tensor([True, False, True]))
+    assert torch.equal(mixed[1], motion[1])
+    assert torch.equal(mixed[[0, 2]], encoder_free.expand(2, -1, -1))
+    drops = torch.stack([task.batch(16, seeded(i))["drop"].float().mean() for i in range(40)])
+    assert drops.mean().item() == pytest.approx(0.15, abs=0.06)
+
+
+def test_it_goes_on_from_a_bundle_or_a_resampler(small, tmp_path):
+    from dataclasses import asdict
+
+    from motionrag import checkpoint
+
+    bundle = MotionBundle.from_pretrained(small.bundle())
+    again = small.adapter(bundle={"folder": small.bundle()}).adapted.bundle
+    assert again.fingerprint() == bundle.fingerprint()
+    resampler = bundle.motion_resampler
+    checkpoint.save(tmp_path, resampler.state_dict(), asdict(resampler.config))
+    warm = small.adapter(bundle={**world.BUNDLE, "resampler": str(tmp_path), "seed": 5}).adapted.bundle
+    assert all(
+        torch.equal(a, b) for a, b in zip(warm.motion_resampler.parameters(), resampler.parameters(), strict=True)
+    )
+    assert not torch.equal(warm.context.start, bundle.context.start)
+
+
+def test_batches_follow_from_their_generator(small):
+    for task in (small.adapter(), small.context(), small.joint()):
+        first, same, other = (task.batch(4, seeded(seed)) for seed in (1, 1, 2))
+        assert all(torch.equal(first[name], same[name]) for name in first)
+        assert not torch.equal(first["motion"], other["motion"])
+
+
+# -- stage 2 in detail
+
+
+def test_blocks_are_the_references_least_similar_first_then_the_target(small):
+    task = small.context()
+    batch = task.batch(3, seeded(4))
+    rows = task.rows[torch.randint(len(task.rows), (3,), generator=seeded(4))]
+    references = task.neighbours.rows[rows]
+    own = task.cache.take(task.tokens, rows)
+    assert torch.equal(batch["motion"][:, -1], own)
+    assert torch.equal(batch["motion"][:, -2], task.cache.take(task.tokens, references[:, 0]))
+    assert torch.equal(batch["appearance"][:, 0], task.cache.take("appearance", references[:, 2]))
+    with torch.no_grad():  # the target block is what the bundle makes of them when it is used
+        tokens = batch["motion"][:, :-1].float().flip(1)
+        looks = task.bundle.appearance_resampler(batch["appearance"].float())
+        adapted = task.bundle.adapt(tokens, looks[:, :-1].flip(1), looks[:, -1])
+        _, metrics = task.loss(batch, seeded())
+    assert metrics["target"].item() == pytest.approx((adapted - own.float()).square().mean().item(), rel=1e-4)
+    assert metrics["top1"].item() == pytest.approx(
+        (batch["motion"][:, -2].float() - own.float()).square().mean().item(), rel=1e-4
+    )
+
+
+def test_tokens_are_those_of_the_frozen_resampler(small):
+    task = small.context()
+    rows = torch.tensor([0, 7, 19])
+    with torch.no_grad():
+        wanted = task.bundle.motion_resampler(task.cache.take("motion", rows).float())
+    assert torch.allclose(task.cache.take(task.tokens, rows).float(), wanted, atol=2e-3)
+
+
+def test_references_are_drawn_as_settings_say():
+    fixed = ReferenceSettings(most=3).draw(2, seeded())
+    assert fixed.tolist() == [[0, 1, 2], [0, 1, 2]]
+    drawn = [ReferenceSettings(most=3, least=1, pool=6).draw(4, seeded(i)) for i in range(50)]
+    assert {places.shape[1] for places in drawn} == {1, 2, 3}
+    assert all((places.diff(dim=1) > 0).all() for places in drawn)
+    assert max(int(places.max()) for places in drawn) == 5
+    with pytest.raises(MotionRAGError, match="does not hold"):
+        ReferenceSettings(most=3, pool=2)
+
+
+def test_what_does_not_fit_is_refused(small):
+    with pytest.raises(MotionRAGError, match=r"references.most=4: .* holds 3"):
+        small.context(references={"most": 4})
+    wide = {**world.BUNDLE, "motion_resampler": {**world.BUNDLE["motion_resampler"], "input_dim": 48}}
+    with pytest.raises(MotionRAGError, match="motion features are 32 wide, the bundle's resampler takes 48"):
+        small.adapter(bundle=wide)
+    with pytest.raises(MotionRAGError, match="is a bundle for tiny, not for cogvideox"):
+        BundleSettings(folder=small.bundle()).open(None, "cogvideox")
+
+
+def test_spread_tells_collapsed_tokens():
+    tokens = torch.randn(1, 4, 8).expand(6, -1, -1)
+    assert spread(tokens + 0.01 * torch.randn(6, 4, 8)) < 0.01
+    assert spread(torch.randn(600, 4, 8)) > 0.9
+
+
+# -- the base
+
+
+def test_a_new_base_trains_samples_and_loads(tmp_path, encoders):
+    data = {"cache": str(tmp_path / "c"), "sources": world.clips(20), "captions": 2, "held_out": 4}
+    new = {"layers": 1, "heads": 2, "head_dim": 16, "time_dim": 16, "size": 32, "frames": 4}
+    document = {"data": data, "vae": world.save_vae(tmp_path / "vae"), "new": new, "samples": SAMPLES}
+    task = BaseTask(parse(BaseSettings, document, "test"))
+    before, after = overfit(task, steps=20)
+    assert after < 0.9 * before
+    assert {p.requires_grad for p in task.model.parameters()} == {True}
+    assert not any(p.requires_grad and p.grad is not None for p in task.base.pipe.vae.parameters())
+    with torch.no_grad():
+        task.sample(tmp_path, 3)
+    assert (tmp_path / "step-000003.png").stat().st_size > 1000
+    task.export(tmp_path / "out")
+    loaded = tiny.load(tmp_path / "out")
+    assert all(
+        torch.equal(a, b) for a, b in zip(loaded.transformer.parameters(), task.model.parameters(), strict=True)
+    )
+    again = BaseTask(parse(BaseSettings, {"data": {**data, "sources": []}, "init": str(tmp_path / "out")}, "test"))
+    batch = task.batch(4, seeded())
+    assert torch.equal(task.loss(batch, seeded())[0], again.loss(batch, seeded())[0])
+
+
+def test_a_hub_base_is_trained_on_from_its_folder(each, tmp_path):
+    if each.name == "tiny":
+        pytest.skip("made anew above")
+    each.adapter()  # makes the cache
+    document = {"data": {**each.data, "sources": []}, "base": each.name, "init": each.folder, "drop_prompt": 0.3}
+    task = BaseTask(parse(BaseSettings, document, "test"))
+    before, after = overfit(task, lr=3e-3)
+    assert after < before
+    task.export(tmp_path / "out")
+    loaded = load_base(str(tmp_path / "out"))
+    denoiser = getattr(loaded, base_spec(each.name).denoiser)
+    assert all(torch.equal(a, b) for a, b in zip(denoiser.parameters(), task.model.parameters(), strict=True))
+
+
+def test_settings_of_a_base_contradict_each_other():
+    with pytest.raises(MotionRAGError, match=r"init .* or vae"):
+        parse(BaseSettings, {"data": {"cache": "c"}}, "test")
+    with pytest.raises(MotionRAGError, match="only the tiny base is made anew"):
+        parse(BaseSettings, {"data": {"cache": "c"}, "vae": "v", "base": "svd"}, "test")
