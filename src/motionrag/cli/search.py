@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from motionrag.types import Reference
 
 NOTHING = "no relevant reference"
-SHEET_FRAMES = 8
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -157,20 +156,8 @@ def _print(found: Sequence[Reference]) -> None:
 
 
 def _draw(found: Sequence[Reference], path: Path) -> None:
-    """Film strips of the references; one whose video has gone is an empty strip that says so."""
-    import numpy as np
+    """Film strips of the references."""
+    from motionrag.pipeline.figure import reference_strip
+    from motionrag.video import sheet
 
-    from motionrag.video import Strip, VideoError, read_clip, sheet
-
-    rows = []
-    for reference in found:
-        record = reference.record
-        seconds = f"{record.start_s:.1f}-{record.end_s:.1f} s"
-        details = f"{reference.rank + 1}.  score {reference.score:.3f}  {seconds}  {record.video}"
-        try:
-            clip = read_clip(record.video, frames=SHEET_FRAMES, start_s=record.start_s, end_s=record.end_s)
-            frames = clip.frames
-        except VideoError as error:
-            frames, details = np.full((1, 3, 90, 160), 220, np.uint8), f"{details}: {error.reason}"
-        rows.append(Strip(frames=frames, caption=record.caption, details=details))
-    sheet(rows, path)
+    sheet([reference_strip(reference) for reference in found], path)

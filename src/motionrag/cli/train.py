@@ -36,10 +36,11 @@ def run(arguments: argparse.Namespace) -> None:
     from accelerate import PartialState
 
     from motionrag.encoders.source import checked_device
-    from motionrag.training.loop import train
+    from motionrag.training.loop import check_resumable, train
     from motionrag.training.recipe import load_recipe
 
     cls, task_settings, settings = load_recipe(arguments.recipe, arguments.set)
+    check_resumable(arguments.out, cls, settings, task_settings)
     device = checked_device(arguments.device) if arguments.device else PartialState().device
     prepares = "report" in inspect.signature(cls).parameters
     task = cls(task_settings, device=device, **({"report": _preparation()} if prepares else {}))

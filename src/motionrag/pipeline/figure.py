@@ -33,7 +33,8 @@ def reference_strip(reference: Reference) -> Strip:
     """One row; a reference whose video has gone is an empty row that says so."""
     record = reference.record
     seconds = f"{record.start_s:.1f}-{record.end_s:.1f} s"
-    details = f"reference {reference.rank + 1}, score {reference.score:.3f}, {seconds}"
+    name = os.path.basename(record.video)
+    details = f"reference {reference.rank + 1}, score {reference.score:.3f}, {seconds} of {name}"
     try:
         clip = read_clip(record.video, frames=_FRAMES, start_s=record.start_s, end_s=record.end_s)
         return Strip(frames=clip.frames, caption=record.caption, details=details)

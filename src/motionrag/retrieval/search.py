@@ -177,18 +177,18 @@ class Retriever:
         if not -1 <= floor <= 1:
             raise MotionRAGError(f"floor={floor} is no cosine; it must lie in [-1, 1]")
         self.database.refresh()
-        wanted, chosen = CANDIDATES * k, list[_Candidate]()
+        wanted, chosen = CANDIDATES * k, list[Candidate]()
         groups = self._groups(exclude)
         while True:  # copies, and parts of one recording, may fill any number of places
             found, more = self._candidates(query, wanted, where, floor, exact)
-            chosen = _varied(self._without(found, query, groups), k, these_are_all=not more)
+            chosen = varied(self._without(found, query, groups), k, these_are_all=not more)
             if len(chosen) == k or not more:
                 return self._references(chosen, tokens)
             wanted *= 4
 
     def _candidates(
         self, query: Query, wanted: int, where: str | None, floor: float, exact: bool
-    ) -> tuple[list[_Candidate], bool]:
+    ) -> tuple[list[Candidate], bool]:
         """The relevant among the nearest clips, best first, and whether there may be more."""
         mode = "text" if query.text is not None else "motion"
         vector = query.text if query.text is not None else query.motion
@@ -207,14 +207,14 @@ class Retriever:
             [name for name in ("signature", "appearance_vector") if name in table.column_names]
         )
         found = [
-            _Candidate(row, float(points), own)
+            Candidate(row, float(points), own)
             for row, points, own, fits in zip(light.to_pylist(), score, signatures, relevance >= floor, strict=True)
             if fits
         ]
         more = len(relevance) == wanted and bool(relevance[-1] >= floor)
         return sorted(found, key=lambda item: -item.score), more
 
-    def _without(self, found: list[_Candidate], query: Query, groups: set[str]) -> list[_Candidate]:
+    def _without(self, found: list[Candidate], query: Query, groups: set[str]) -> list[Candidate]:
         """Leave out the query's own clip, what else is excluded, and near-duplicates of both."""
         return [
             item
@@ -232,7 +232,7 @@ class Retriever:
         rows = self.database.rows(["id", "duplicate_of"], f"id IN ({listed}) OR video IN ({listed})")
         return {*map(str, exclude), *(row["duplicate_of"] or row["id"] for row in rows)}
 
-    def _references(self, chosen: list[_Candidate], tokens: bool) -> list[Reference]:
+    def _references(self, chosen: list[Candidate], tokens: bool) -> list[Reference]:
         """Fetch the records, and the tokens if they are wanted, of those chosen."""
         shapes = {name: shape for name, shape in self.database.settings.arrays().items() if name.endswith("_tokens")}
         if tokens and not shapes:
@@ -258,7 +258,7 @@ class Retriever:
 
 
 @dataclass
-class _Candidate:
+class Candidate:
     """A clip that may become a reference."""
 
     row: dict[str, Any]
@@ -298,14 +298,14 @@ def _made_with(database: MotionDatabase, kind: str) -> EncoderInfo:
     return info
 
 
-def _varied(found: list[_Candidate], k: int, *, these_are_all: bool) -> list[_Candidate]:
+def varied(found: list[Candidate], k: int, *, these_are_all: bool) -> list[Candidate]:
     """The k best of which none is a copy of another, few are of one recording, and looks differ where they can."""
     signatures = np.array([item.signature for item in found], dtype=np.float32).reshape(len(found), SIGNATURE_WIDTH)
     points = np.array([item.score for item in found], dtype=np.float32)
     likeness = np.zeros(len(found), dtype=np.float32)
     free = np.ones(len(found), dtype=bool)
-    chosen: list[_Candidate] = []
-    spare: list[_Candidate] = []  # of recordings that have had their share
+    chosen: list[Candidate] = []
+    spare: list[Candidate] = []  # of recordings that have had their share
     groups: set[str] = set()
     videos: Counter[str] = Counter()
     while len(chosen) < k and free.any():

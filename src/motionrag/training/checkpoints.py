@@ -8,6 +8,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -79,15 +80,31 @@ def load(checkpoint: Path) -> tuple[dict[str, dict[str, Tensor]], Any, dict[str,
     Raises:
         MotionRAGError: If a file is missing or damaged.
     """
+    state = load_state(checkpoint)
     try:
-        state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
         objects = torch.load(checkpoint / "optimizer.pt", map_location="cpu", weights_only=True)
         tensors = {path.stem: load_file(path) for path in checkpoint.glob("*.safetensors")}
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        raise MotionRAGError(
-            f"{checkpoint}: damaged ({error}); delete this folder to go on from the checkpoint before"
-        ) from error
+    except (OSError, ValueError, RuntimeError, EOFError, UnpicklingError, SafetensorError) as error:
+        raise _damaged(checkpoint, error) from error
     return tensors, objects, state
+
+
+def load_state(checkpoint: Path) -> dict[str, Any]:
+    """A checkpoint's state alone.
+
+    Raises:
+        MotionRAGError: If it is missing or damaged.
+    """
+    try:
+        state: dict[str, Any] = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(checkpoint, error) from error
+    return state
+
+
+def _damaged(checkpoint: Path, error: Exception) -> MotionRAGError:
+    why = " ".join(str(error).split())[:300]
+    return MotionRAGError(f"{checkpoint}: damaged ({why}); delete this folder to go on from the checkpoint before")
 
 
 def clean(folder: Path) -> None:

@@ -7,8 +7,6 @@ latents, how the unmodified pipeline makes samples of it. A new base is one more
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
-from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +16,6 @@ from torch import Tensor, nn
 
 from motionrag.bases.loading import load_base
 from motionrag.errors import MotionRAGError
-from motionrag.registry import base_spec
 from motionrag.training.cache import Maker
 from motionrag.training.fingerprints import digest, module_fingerprint
 from motionrag.training.objectives import Noised
@@ -296,11 +293,7 @@ def open_base(name: str, folder: str | None, *, device: torch.device | str, dtyp
     Raises:
         MotionRAGError: If it is not there.
     """
-    spec = base_spec(name)
-    if spec.loader is None or folder is None:
-        return load_base(folder or name, device=str(device), dtype=dtype)
-    module, function = spec.loader.split(":")
-    return getattr(import_module(module), function)(Path(folder)).to(device, dtype)
+    return load_base(folder or name, like=name, device=str(device), dtype=dtype)
 
 
 def precision(module: nn.Module) -> torch.dtype:

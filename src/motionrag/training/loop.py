@@ -95,6 +95,7 @@ def train(
         MotionRAGError: If the run in `out` had other settings or is in use, the loss is not finite, or something
             cannot be written.
     """
+    check_resumable(out, type(task), settings, task_settings)
     accelerator = _accelerator(settings, next(task.model.parameters()).device)
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -110,6 +111,16 @@ def train(
         raise MotionRAGError(f"{out}: another training writes into this folder") from None
     except OSError as error:
         raise MotionRAGError(f"{error}; {_last_checkpoint(out)}, and the same command goes on from there") from error
+
+
+def check_resumable(out: Path, task: type[Any], settings: TrainSettings, task_settings: Any = None) -> None:
+    """Refuse a run of other settings: `train` does so too, this is for before a costly task is made.
+
+    Raises:
+        MotionRAGError: If `out` holds a training of other settings; the first is named.
+    """
+    if kept := checkpoints.checkpoints(out / "checkpoints"):
+        refuse_changes(checkpoints.load_state(kept[-1]), task.__name__, settings, task_settings, str(out))
 
 
 def _accelerator(settings: TrainSettings, device: torch.device) -> Accelerator:
@@ -262,19 +273,10 @@ class _Run:
             return flag
         return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.device), "sum") > 0)
 
-    def _described(self) -> dict[str, Any]:
-        return {"task": type(self.task).__name__, "processes": self.accelerator.num_processes}
-
     def _resume(self, checkpoint: Path) -> None:
         tensors, objects, state = checkpoints.load(checkpoint)
-        for name, value in self._described().items():
-            if state[name] != value:
-                raise MotionRAGError(f"{self.out}: {name} was {state[name]!r} in this run and is {value!r} now")
-        refuse_changes(state, self.settings, self.task_settings, str(self.out))
-        if state["step"] > self.settings.steps:
-            raise MotionRAGError(
-                f"{self.out}: {state['step']:,} steps are done, train.steps is {self.settings.steps:,}; raise it"
-            )
+        if state["processes"] != (now := self.accelerator.num_processes):
+            raise MotionRAGError(f"{self.out}: was trained by {state['processes']} processes, now by {now}")
         checkpoints.copy_into(checkpoints.own_tensors(self.task.model), tensors["model"], str(checkpoint))
         checkpoints.copy_into(self.average.values, tensors["ema"], str(checkpoint))
         for name, optimizer in self.optimizers.items():
@@ -288,8 +290,13 @@ class _Run:
         if self.accelerator.scaler is not None:
             objects["scaler"] = self.accelerator.scaler.state_dict()
         tensors = {"model": checkpoints.own_tensors(self.task.model), "ema": self.average.values}
-        settings = {"train": plain(self.settings), "settings": plain(self.task_settings)}
-        state = {"step": self.step, **self._described(), **settings}
+        state = {
+            "step": self.step,
+            "task": type(self.task).__name__,
+            "processes": self.accelerator.num_processes,
+            "train": plain(self.settings),
+            "settings": plain(self.task_settings),
+        }
         checkpoints.save(self.folder, self.step, tensors, objects, state, keep=self.settings.keep)
 
     def _sample(self) -> None:

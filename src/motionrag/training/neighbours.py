@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from motionrag.errors import MotionRAGError
-from motionrag.retrieval.search import CANDIDATES, _Candidate, _varied
+from motionrag.retrieval.search import CANDIDATES, Candidate, varied
 from motionrag.training.cache import Cache
 from motionrag.training.fingerprints import digest
 from motionrag.video import DUPLICATE_COSINE
@@ -89,11 +89,11 @@ def _chosen(
     signatures: NDArray[np.float32],
     videos: Tensor,
     k: int,
-) -> list[_Candidate]:
+) -> list[Candidate]:
     """The references among candidates, best first, by the rules of a search."""
     found = [
-        _Candidate({"id": int(place), "duplicate_of": None, "video": int(videos[place])}, float(score), looks)
+        Candidate({"id": int(place), "duplicate_of": None, "video": int(videos[place])}, float(score), looks)
         for score, place, looks in zip(scores, places, signatures[places], strict=True)
         if np.isfinite(score) and looks @ signatures[own] < DUPLICATE_COSINE
     ]
-    return _varied(found, k, these_are_all=True)
+    return varied(found, k, these_are_all=True)

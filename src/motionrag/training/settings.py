@@ -92,11 +92,12 @@ FREE = {"steps", "log_every", "sample_every", "save_every", "save_minutes", "kee
 """Settings that a resumed run may change: they do not change what the steps taken so far computed."""
 
 
-def refuse_changes(old: dict[str, Any], settings: TrainSettings, task_settings: Any, where: str) -> None:
+def refuse_changes(old: dict[str, Any], task: str, settings: TrainSettings, task_settings: Any, where: str) -> None:
     """Refuse to resume with settings that would have computed something else.
 
     Args:
-        old: What a checkpoint says under `train` and `settings`, as `plain` made it.
+        old: A checkpoint's state: its `step` and `task`, and `train` and `settings` as `plain` made them.
+        task: The name of the task's class.
         settings: Those of the loop now.
         task_settings: The dataclass of the task now, or None.
         where: The run, for the message.
@@ -104,7 +105,8 @@ def refuse_changes(old: dict[str, Any], settings: TrainSettings, task_settings: 
     Raises:
         MotionRAGError: If one differs; the first is named.
     """
-    changes = [(f"train.{name}", *rest) for name, *rest in differences(old["train"], settings) if name not in FREE]
+    changes = [("task", old["task"], task)] if old["task"] != task else []
+    changes += [(f"train.{name}", *rest) for name, *rest in differences(old["train"], settings) if name not in FREE]
     if task_settings is not None:
         changes += differences(old["settings"] or {}, task_settings)
     for name, before, now in changes:
@@ -112,6 +114,8 @@ def refuse_changes(old: dict[str, Any], settings: TrainSettings, task_settings: 
             f"{where}: {name} was {before!r} in this run and is {now!r} now; "
             "put it back, or train into another folder"
         )
+    if old["step"] > settings.steps:
+        raise MotionRAGError(f"{where}: {old['step']:,} steps are done, train.steps is {settings.steps:,}; raise it")
 
 
 def plain(value: Any) -> Any:

@@ -3,7 +3,7 @@
 from motionrag.video.cuts import scene_cuts, split
 from motionrag.video.errors import VideoError
 from motionrag.video.files import content_hash
-from motionrag.video.image import read_image
+from motionrag.video.image import read_image, to_rgb
 from motionrag.video.prepare import Preparation
 from motionrag.video.probe import VideoInfo, probe
 from motionrag.video.read import pick, read_clip
@@ -26,5 +26,6 @@ __all__ = [
     "sheet",
     "signature",
     "split",
+    "to_rgb",
     "write_video",
 ]
