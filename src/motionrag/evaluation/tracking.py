@@ -78,7 +78,9 @@ def _track(video: Tensor, background: Tensor, first_mask: Tensor) -> tuple[Tenso
     """What `Track` holds; colours in [0, 1]."""
     weight = object_weight(video, background, first_mask)
     B, T, H, W = weight.shape
-    ys, xs = torch.meshgrid(torch.arange(H, device=video.device), torch.arange(W, device=video.device), indexing="ij")
+    ys, xs = torch.meshgrid(
+        torch.arange(H, device=video.device), torch.arange(W, device=video.device), indexing="ij"
+    )
     grid = torch.stack([xs, ys], dim=-1).to(video.dtype)
     where, size = centroids(first_mask), torch.ones(B, device=video.device)
     reach = (grid - where[:, None, None]).norm(dim=-1).mul(first_mask > 0.5).amax(dim=(-2, -1))

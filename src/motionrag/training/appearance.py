@@ -130,13 +130,15 @@ class AppearanceTask:
         return loss, {"cover": cover.detach(), "pixels": pixels, **right}
 
     @torch.no_grad()
-    def sample(self, folder: Path, step: int) -> None:
+    def sample(self, folder: Path, step: int) -> dict[str, float]:
         """Errors on frames that no training sees."""
         held = self.batch(256, torch.Generator().manual_seed(99))
         device = next(self.model.parameters()).device
         loss, metrics = self.loss({name: value.to(device) for name, value in held.items()}, torch.Generator())
-        lines = {"loss": float(loss), **{name: float(value) for name, value in metrics.items()}}
-        (folder / f"step-{step:06d}.json").write_text(json.dumps(lines, indent=2) + "\n", encoding="utf-8")
+        return {
+            "held_out_loss": float(loss),
+            **{f"held_out_{name}": float(value) for name, value in metrics.items()},
+        }
 
     def export(self, folder: Path) -> None:
         """Write the encoder as a transformers folder, with its heads beside it."""

@@ -140,10 +140,10 @@ class MotionTask:
         return loss, {name: value.detach() for name, value in metrics.items()}
 
     @torch.no_grad()
-    def sample(self, folder: Path, step: int) -> None:
+    def sample(self, folder: Path, step: int) -> dict[str, float]:
         """Errors on clips of known, unseen and free motion that no training sees, and how much tokens differ."""
-        lines = {name: self.errors(name) for name in ("known", "unseen", "free")}
-        (folder / f"step-{step:06d}.json").write_text(json.dumps(lines, indent=2) + "\n", encoding="utf-8")
+        found = {name: self.errors(name) for name in ("known", "unseen", "free")}
+        return {f"{name}_{key}": value for name, errors in found.items() for key, value in errors.items()}
 
     @torch.no_grad()
     def errors(self, name: str, count: int = 264) -> dict[str, float]:

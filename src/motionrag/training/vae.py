@@ -77,8 +77,7 @@ class VAETask:
 
     def __init__(self, settings: VAESettings, device: torch.device | str = "cpu") -> None:
         self.settings = settings
-        self.model = FrameVAE.from_pretrained(settings.init) if settings.init else FrameVAE()
-        self.loss_module: nn.Module = self.model
+        self.model: FrameVAE = (FrameVAE.from_pretrained(settings.init) if settings.init else FrameVAE()).to(device)
         self.real = real_clips(settings.videos, settings.size, 6).flatten(0, 1) if settings.videos else None
         self.held_out = self._clips(range(1_000_000, 1_000_016))
 
@@ -107,7 +106,7 @@ class VAETask:
         frames, mask = batch["frames"], batch["mask"]
         mean, log_variance = self.model.encode_frames(frames)
         log_variance = log_variance.float().clamp(-12, 6)
-        noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
         latents = mean.float() + (log_variance / 2).exp() * noise
         weight = 1 + (self.settings.object_weight - 1) * F.max_pool2d(mask, 3, 1, 1)
         made = self.model.decode_frames(latents).float()
@@ -125,7 +124,8 @@ class VAETask:
         frames = self.held_out.video[:, 7].float() / 127.5 - 1
         if self.real is not None:
             frames = torch.cat([frames[:10], self.real[:: len(self.real) // 6][:6].float() / 127.5 - 1])
-        made = self.model.decode_frames(self.model.encode_frames(frames)[0]).float().clamp(-1, 1)
+        device = self.model.latent_mean.device
+        made = self.model.decode_frames(self.model.encode_frames(frames.to(device))[0]).float().clamp(-1, 1).cpu()
         rows = [torch.cat(list((part + 1) * 127.5), dim=2) for part in (frames, made)]
         pixels = torch.cat(rows, dim=1).round().to(torch.uint8).permute(1, 2, 0).numpy()
         Image.fromarray(pixels).resize((pixels.shape[1] * 2, pixels.shape[0] * 2)).save(
@@ -137,7 +137,9 @@ class VAETask:
     def export(self, folder: Path) -> None:
         """Write the VAE, with the mean and spread of its latents measured, so that it makes standardised ones."""
         frames = [self.batch(256, torch.Generator().manual_seed(i))["frames"] for i in range(4)]
-        latents = torch.cat([self.model.encode_frames(part)[0].float() for part in frames])
+        latents = torch.cat(
+            [self.model.encode_frames(part.to(self.model.latent_mean.device))[0].float() for part in frames]
+        )
         self.model.latent_mean.copy_(latents.mean(dim=(0, 2, 3)))
         self.model.latent_std.copy_(latents.std(dim=(0, 2, 3)))
         self.model.save_pretrained(folder)
