@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.resources import files
+from pathlib import Path
 
 from motionrag.errors import MotionRAGError, did_you_mean
 from motionrag.types import BaseSpec
 
 EMBEDDED = "tiny"
-"""Name of the base, the bundle and the database that come with the package."""
+"""Name of the base, the bundle, the encoders and the database that come with the package."""
 
 BASES = {
     EMBEDDED: "motionrag.bases.cogvideox:TINY",
@@ -28,3 +30,15 @@ def base_spec(name: str) -> BaseSpec:
     module, attribute = BASES[name].split(":")
     spec: BaseSpec = getattr(import_module(module), attribute)
     return spec
+
+
+def embedded(part: str) -> Path:
+    """Folder of a part that comes with the package: "base", "motion", "appearance", "bundle" or "database".
+
+    Raises:
+        MotionRAGError: If this installation lacks it.
+    """
+    folder = Path(str(files("motionrag"))) / "assets" / part
+    if not folder.is_dir():
+        raise MotionRAGError(f"this installation of motionrag lacks its embedded {part}: install it again")
+    return folder

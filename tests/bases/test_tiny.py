@@ -13,7 +13,7 @@ import motionrag
 from motionrag import MotionRAGError, testing
 from motionrag.bases import tiny
 from motionrag.bases.loading import load_base
-from motionrag.registry import base_spec
+from motionrag.registry import base_spec, embedded
 
 FRAMES, SIDE = 4, 32
 
@@ -153,7 +153,7 @@ def test_a_folder_without_a_base_is_refused(tmp_path):
     with pytest.raises(MotionRAGError, match="transformer: holds no CogVideoXTransformer3DModel"):
         tiny.load(tmp_path)
     with pytest.raises(MotionRAGError, match="lacks its embedded nothing"):
-        tiny.assets("nothing")
+        embedded("nothing")
 
 
 def test_the_pipeline_makes_a_clip_from_words(pipe, image):

@@ -219,3 +219,5 @@ def test_the_embedded_default(home, tmp_path):
     more = moved / "motionrag" / "assets" / "database"
     done = motionrag_in(moved, "ingest", home / "corpus", "--db", more, "--workers=1")
     assert (done.returncode, "12 clips" in done.stdout) == (0, True), done.stderr
+    done = motionrag_in(moved, "search", "--image", home / "image.png", PROMPT, "--db", more, "--json")
+    assert done.returncode == 0, done.stderr

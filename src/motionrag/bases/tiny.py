@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from motionrag.encoders.source import one_line, quiet
 from motionrag.errors import MotionRAGError
+from motionrag.registry import embedded
 
 PROMPT_LENGTH = 32
 """Tokens of a prompt; longer ones are cut."""
@@ -165,18 +166,6 @@ def text_model() -> tuple[Any, Any]:
         return AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
 
 
-def assets(part: str) -> Path:
-    """Folder of a part of the embedded default: "base", "motion", "appearance", "bundle" or "database".
-
-    Raises:
-        MotionRAGError: If this installation lacks it.
-    """
-    folder = Path(str(files("motionrag") / "assets" / part))
-    if not folder.is_dir():
-        raise MotionRAGError(f"this installation of motionrag lacks its embedded {part}: install it again")
-    return folder
-
-
 def assemble(transformer: Any, vae: FrameVAE) -> Any:
     """The pipeline of a transformer and a VAE, with MiniLM and the scheduler."""
     from diffusers import CogVideoXImageToVideoPipeline
@@ -200,7 +189,7 @@ def load(folder: Path | None = None) -> Any:
     """
     from diffusers import CogVideoXTransformer3DModel
 
-    folder = folder or assets("base")
+    folder = folder or embedded("base")
     return assemble(load_part(CogVideoXTransformer3DModel, folder / "transformer"), load_vae(folder / "vae"))
 
 

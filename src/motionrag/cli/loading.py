@@ -51,7 +51,7 @@ def chosen_encoders(arguments: argparse.Namespace, made: DatabaseSettings | None
 
     bundle = arguments.bundle or _bundle(made)
     names = {
-        kind: _embedded(kind) if bundle == EMBEDDED and option is None else _name(option, made, kind)
+        kind: (EMBEDDED, None) if bundle == EMBEDDED and option is None else _name(option, made, kind)
         for kind, option in (("motion", arguments.motion), ("appearance", arguments.appearance))
     }
     video: dict[str, VideoEncoder] = {
@@ -93,13 +93,6 @@ def _name(option: str | None, made: DatabaseSettings | None, kind: str) -> tuple
     if option is not None or info is None:
         return option, None
     return info.model, info.revision
-
-
-def _embedded(kind: str) -> tuple[str | None, str | None]:
-    """The encoders that come with the embedded bundle, wherever the package lies now."""
-    from motionrag.bases.tiny import assets
-
-    return str(assets(kind)), None
 
 
 def _bundle(made: DatabaseSettings | None) -> str | None:

@@ -7,12 +7,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub import constants
 
 from motionrag.encoders.identity import fingerprint, model_settings
 from motionrag.encoders.processor import find_settings, to_preparation
 from motionrag.encoders.protocols import EncoderInfo, Kind, VideoEncoder
 from motionrag.encoders.source import Source, checked_device, one_line, quiet, read_json, refuse_missing, resolve
 from motionrag.errors import MotionRAGError, did_you_mean
+from motionrag.registry import EMBEDDED, embedded
 
 if TYPE_CHECKING:
     from motionrag.encoders.vision import VisionEncoder
@@ -42,7 +44,7 @@ def load_motion_encoder(
     """Load a motion encoder: VideoMAE or V-JEPA 2.
 
     Args:
-        model: A local folder or a hub id, such as "MCG-NJU/videomae-base-finetuned-ssv2".
+        model: A local folder, a hub id such as "MCG-NJU/videomae-base-finetuned-ssv2", or "tiny", the embedded one.
         revision: Branch, tag or commit on the hub.
         device: Where it runs.
         dtype: What it computes in; features are float32 all the same.
@@ -65,7 +67,7 @@ def load_appearance_encoder(
     """Load an appearance encoder: DINOv2, with registers or without.
 
     Args:
-        model: A local folder or a hub id, such as "facebook/dinov2-large".
+        model: A local folder, a hub id such as "facebook/dinov2-large", or "tiny", the embedded one.
         revision: Branch, tag or commit on the hub.
         device: Where it runs.
         dtype: What it computes in; features are float32 all the same.
@@ -82,7 +84,7 @@ def _load(
 ) -> VisionEncoder:
     if batch_size < 1:
         raise MotionRAGError(f"batch_size={batch_size} must be at least 1")
-    source = resolve(model, revision)
+    source = _embedded(kind) if model == EMBEDDED else resolve(model, revision)
     cls = _class_of(kind, source)
     checked_device(device)
     network = _network(source, cls, dtype)
@@ -106,6 +108,11 @@ def _load(
         fingerprint=fingerprint(part, settings, cls.spare_weights),
     )
     return cls(part.to(device).requires_grad_(False), preparation, info, batch_size)
+
+
+def _embedded(kind: Kind) -> Source:
+    """The encoder that comes with the package, known by its name wherever the package lies."""
+    return Source(model=EMBEDDED, revision=None, folder=embedded(kind), cache=constants.HF_HUB_CACHE)
 
 
 def _class_of(kind: Kind, source: Source) -> type[VisionEncoder]:
@@ -140,7 +147,7 @@ def _network(source: Source, cls: type[VisionEncoder], dtype: torch.dtype) -> An
     try:
         with quiet():
             network, report = getattr(import_module("transformers"), cls.network_class).from_pretrained(
-                source.model,
+                str(source.folder) if source.revision is None else source.model,
                 revision=source.revision or "main",
                 cache_dir=source.cache,
                 dtype=dtype,

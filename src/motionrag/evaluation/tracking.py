@@ -21,7 +21,7 @@ COLOR_OFF = 0.2
 """Deviation at which two colours are no longer alike, likewise."""
 SEEN = 0.15
 """Share of its area in the first frame below which the object is lost."""
-RADII, ANGLES = 12, 64
+RADII, ANGLES = 8, 48
 """Rings around the object's centre, and places on each, where its looks are compared."""
 CLIPS = 32
 """Clips looked at together."""
@@ -32,13 +32,13 @@ class Track:
     """Where the object is in each frame."""
 
     centers: Tensor
-    """Its centroid, x and y in pixels, pixel centres counted from 0, f32 [B,T,2]; where it is lost, where last seen."""
+    """Its centroid, x and y in pixels, pixel centres counted from 0, f32 [B,T,2]; last seen there if it is lost."""
     found: Tensor
     """Whether it was seen, bool [B,T]."""
     area: Tensor
     """Pixels it covers, f32 [B,T]; 0 where it is lost."""
     similarity: Tensor
-    """How much it looks as in the first frame, whatever its turn and size, f32 [B,T] in [0, 1]; 0 where it is lost."""
+    """How much it looks as in the first frame, whatever its turn and size, f32 [B,T] in [0, 1]; 0 where lost."""
 
 
 def track(video: Tensor, background: Tensor, first_mask: Tensor) -> Track:
@@ -77,12 +77,12 @@ def path_error(centers: Tensor, true: Tensor) -> Tensor:
 def _track(video: Tensor, background: Tensor, first_mask: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What `Track` holds; colours in [0, 1]."""
     weight = object_weight(video, background, first_mask)
-    B, T, H, W = weight.shape
+    H, W = weight.shape[-2:]
     ys, xs = torch.meshgrid(
         torch.arange(H, device=video.device), torch.arange(W, device=video.device), indexing="ij"
     )
     grid = torch.stack([xs, ys], dim=-1).to(video.dtype)
-    where, size = centroids(first_mask), torch.ones(B, device=video.device)
+    where, size = centroids(first_mask), torch.ones(len(video), device=video.device)
     reach = (grid - where[:, None, None]).norm(dim=-1).mul(first_mask > 0.5).amax(dim=(-2, -1))
     first_area = weight[:, 0].mul(first_mask > 0).sum(dim=(-2, -1)).clamp(min=1.0)
     centers, found, areas, sizes = [], [], [], []
@@ -110,7 +110,7 @@ def object_weight(video: Tensor, background: Tensor, first_mask: Tensor) -> Tens
     two = other.sum(dim=(-2, -1)) > 20
     if two.any():
         _, rival = _mixture(video[two], background[two], _colors(first[two], other[two].float()))
-        share[two] *= (fit[two] > rival).float()
+        share[two] *= (fit[two] > 0.8 * rival).float()
     return share * fit
 
 

@@ -9,12 +9,11 @@ import pyarrow as pa
 import torch
 
 from motionrag import checkpoint
-from motionrag.bases.tiny import assets
 from motionrag.encoders import EncoderInfo, load_appearance_encoder, load_motion_encoder, load_text_encoder
 from motionrag.errors import MotionRAGError
 from motionrag.models.bundle import MotionBundle
 from motionrag.pipeline.result import RecordedReference
-from motionrag.registry import BASES, EMBEDDED, base_spec
+from motionrag.registry import BASES, EMBEDDED, base_spec, embedded
 from motionrag.retrieval.lance import any_of
 from motionrag.retrieval.schema import RECORD_COLUMNS, array_of, record_of
 from motionrag.retrieval.search import Retriever
@@ -27,7 +26,7 @@ KINDS = ("motion", "appearance")
 
 def load_bundle(name: str) -> MotionBundle:
     """The embedded bundle, or one by folder or hub id."""
-    return MotionBundle.from_pretrained(assets("bundle") if name == EMBEDDED else name).eval()
+    return MotionBundle.from_pretrained(embedded("bundle") if name == EMBEDDED else name).eval()
 
 
 def load_retriever(db: str, bundle: str, device: str) -> Retriever:
@@ -36,7 +35,7 @@ def load_retriever(db: str, bundle: str, device: str) -> Retriever:
     Raises:
         MotionRAGError: If it is not there, or was made with other encoders than there are.
     """
-    database = MotionDatabase.open(assets("database") if db == EMBEDDED else db)
+    database = MotionDatabase.open(embedded("database") if db == EMBEDDED else db)
     text = database.settings.text
     caption = CaptionEncoder(load_text_encoder(text.model, revision=text.revision, device=device))
     made = {kind: _model(database, kind, bundle) for kind in KINDS}
@@ -47,8 +46,6 @@ def load_retriever(db: str, bundle: str, device: str) -> Retriever:
 
 def _model(database: MotionDatabase, kind: str, bundle: str) -> tuple[str, str | None]:
     """Model and revision of the encoder that a database's tokens are of."""
-    if bundle == EMBEDDED:
-        return str(assets(kind)), None
     info: EncoderInfo | None = getattr(database.settings, kind)
     if info is None:
         raise _no_tokens(database, kind, bundle)
