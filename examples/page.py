@@ -109,14 +109,11 @@ def write_page(path: Path, rag: MotionRAG, sections: Sequence[Section]) -> None:
 
 def shown(section: Section, fps: float) -> dict[str, Any]:
     """A section with its pictures and videos as data URIs; references play at `fps`, as the base takes them over."""
-    picture = None
-    if section.picture is not None:
-        picture = np.moveaxis(np.asarray(section.picture), -1, 0)[None]
     return {
         "title": section.title,
         "text": section.text,
         "prompt": section.prompt,
-        "picture": None if picture is None else still(sized(picture, LARGE)[0]),
+        "picture": "" if section.picture is None else still(sized(section.picture, LARGE)),
         "clips": [{"clip": clip, "video": moving(clip.frames, clip.fps, LARGE, ".mp4")} for clip in section.clips],
         "references": [
             {
@@ -128,7 +125,7 @@ def shown(section: Section, fps: float) -> dict[str, Any]:
             }
             for group in section.references
         ],
-        "sheets": [data_uri(sheet.read_bytes(), "image/png") for sheet in section.sheets],
+        "sheets": [still(Image.open(sheet)) for sheet in section.sheets],
     }
 
 
@@ -144,26 +141,25 @@ def reference_media(reference: Reference, fps: float) -> dict[str, str]:
 
 def moving(frames: NDArray[np.uint8], fps: float, height: int, suffix: str) -> str:
     """Frames u8 [T,3,H,W] as a looping .mp4 or .webp of that height, in a data URI."""
-    held = np.concatenate([frames, np.repeat(frames[-1:], round(HOLD_S * fps), axis=0)])
+    images = [sized(Image.fromarray(np.ascontiguousarray(np.moveaxis(frame, 0, -1))), height) for frame in frames]
+    film = np.stack([np.moveaxis(np.asarray(image), -1, 0) for image in images])
+    held = np.concatenate([film, np.repeat(film[-1:], round(HOLD_S * fps), axis=0)])
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"clip{suffix}"
-        write_video(path, sized(held, height), fps)
+        write_video(path, held, fps)
         return data_uri(path.read_bytes(), {".mp4": "video/mp4", ".webp": "image/webp"}[suffix])
 
 
-def sized(frames: NDArray[np.uint8], height: int) -> NDArray[np.uint8]:
-    """Frames u8 [T,3,H,W] at another height, the ratio of sides kept."""
-    size = (max(1, round(frames.shape[3] * height / frames.shape[2])), height)
-    images = [Image.fromarray(np.ascontiguousarray(np.moveaxis(frame, 0, -1))) for frame in frames]
-    resized = [np.asarray(image.resize(size, Image.Resampling.BICUBIC)) for image in images]
-    return np.moveaxis(np.stack(resized), -1, 1)
+def sized(image: Image.Image, height: int) -> Image.Image:
+    """An image at another height, the ratio of its sides kept."""
+    return image.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.BICUBIC)
 
 
-def still(frame: NDArray[np.uint8]) -> str:
-    """A frame u8 [3,H,W] as a PNG in a data URI."""
+def still(image: Image.Image) -> str:
+    """An image as WebP in a data URI."""
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(np.moveaxis(frame, 0, -1))).save(buffer, format="PNG")
-    return data_uri(buffer.getvalue(), "image/png")
+    image.save(buffer, format="WEBP", quality=85)
+    return data_uri(buffer.getvalue(), "image/webp")
 
 
 def data_uri(content: bytes, kind: str) -> str:

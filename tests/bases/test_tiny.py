@@ -87,13 +87,16 @@ def test_the_vae_is_what_the_pipeline_expects(pipe, video):
     assert torch.equal(vae.decode(latents.mode(), return_dict=False)[0], vae(video).sample)
 
 
-def test_frames_are_coded_by_themselves(video):
-    """A frame's latents depend on no other frame, and clips keep apart: frames are folded into the batch."""
+def test_frames_are_coded_as_differences_from_the_first(video):
+    """What stands still is zero; each frame needs the first one and no other, and clips keep apart."""
     vae = new_vae()
     latents = vae.encode(video).latent_dist.mode()
-    alone = vae.encode(video[1:, :, 2:3]).latent_dist.mode()
-    torch.testing.assert_close(latents[1:, :, 2:3], alone)
-    torch.testing.assert_close(vae.decode(latents).sample[1:, :, 2:3], vae.decode(alone).sample)
+    first, third = (vae.encode(video[1:, :, frame : frame + 1]).latent_dist.mode() for frame in (0, 2))
+    torch.testing.assert_close(latents[1:, :, :1], first)
+    torch.testing.assert_close(latents[1:, :, 2:3], third - first)
+    torch.testing.assert_close(vae.decode(latents).sample[1:, :, 2:3], vae.decode(third).sample)
+    still = vae.encode(video[:, :, :1].expand(-1, -1, 3, -1, -1)).latent_dist.mode()
+    assert still[:, :, 1:].abs().max() < 1e-5
 
 
 def test_latents_are_standardised_and_back(video):

@@ -1,7 +1,9 @@
 """Captions say what moves how: all that is chosen, in words that no other motion has, so that the path is fixed."""
 
+import re
 from collections import defaultdict
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -124,7 +126,7 @@ def folded(start, travelled, direction, radius):
 
 
 def test_unseen_families_are_other_motions(corpus):
-    """Not known ones in other words: the nearest known path and turn are farther than two clips that say the same."""
+    """Not known ones in other words: no known path is as near as two clips that say the same are."""
     seen = np.stack([course(s) for s in corpus if s.family.known and s.family.predictable and s.family.moves])
     for scene in (s for s in corpus if not s.family.known):
         mine = course(scene)
@@ -137,3 +139,16 @@ def course(scene):
     """Path and turn [T,3], the turn as the way of a point 5 pixels from the centre."""
     angle = scene.motion.angle if scene.motion.angle is not None else np.zeros(len(scene.motion.offset))
     return np.column_stack([scene.motion.offset, 5 * angle])
+
+
+def test_the_document_lists_every_family():
+    """In order, under known or unseen, with each captioned choice by name."""
+    text = (Path(__file__).parents[2] / "docs" / "synth.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (\w+) \| .+? \|(.*)\|$", text[text.index("**Known**") :], re.MULTILINE)
+    rows = [(name, choices) for name, choices in rows if name != "family"]
+    assert [name for name, _ in rows] == list(families())
+    for name, told in rows:
+        choices = scenes(0, [0], [name])[0].motion.choices
+        assert re.findall(r"(\w+) \(", told) == list(choices), name
+    seen, unseen = text[text.index("**Known**") :].split("**Unseen**")
+    assert all(f"| {family.name} |" in (seen if family.known else unseen) for family in families().values())

@@ -11,7 +11,7 @@ import torch
 from motionrag import MotionRAGError
 from motionrag.synth import chosen, draw, families, render, scenes, truth
 from motionrag.synth.motions import Draw
-from motionrag.synth.render import place, sprites
+from motionrag.synth.raster import place, sprites
 from motionrag.training.recipe import load_recipe, packaged_recipes
 
 ORDER = [
@@ -36,6 +36,7 @@ ORDER = [
 ]
 EVERY = len(ORDER)  # with all families in turn, so many clips have one of each
 SYMMETRIC = {"ball", "square", "star", "cross", "ring", "hexagon", "pill", "diamond"}
+JUDGES = {"families"}  # recipes of what only measures: it has to know all families
 TENSORS = ("video", "background", "mask", "centers", "angles", "scales", "radii")
 
 
@@ -59,7 +60,7 @@ def test_the_corpus_is_the_one_that_trainings_saw():
 
 
 def test_families_keep_their_order():
-    """A clip's family is its number modulo their count: a family that is put in between would shift all others."""
+    """A clip's family is its number modulo their count: with other families all clips would be others."""
     assert list(families()) == ORDER
     assert sum(family.known for family in families().values()) >= 24
     assert sum(not family.known for family in families().values()) >= 6
@@ -126,18 +127,25 @@ def test_the_path_is_the_true_one(batch):
     assert error[inside].max() < 0.2
 
 
-def test_the_turn_and_the_size_are_the_true_ones():
-    """A clip drawn from the truth alone is the clip: turning the sprite by `angles`, scaling it by `scales`."""
-    made = render(3, range(12), ["spin", "grow", "tumble"])
+def test_the_size_is_the_true_one():
+    made = render(3, range(12), ["grow", "shrink", "pulse"])
     area = made.mask.sum(dim=(2, 3))
-    for row, scene in enumerate(made.scenes):
-        expected = made.scales[row] ** 2
-        torch.testing.assert_close(area[row] / area[row, 0], expected, atol=0, rtol=0.06)
-        if scene.family.name == "spin":
-            turned = sprites([scene.look]).expand(16, -1, -1, -1)
-            angles = made.angles[row] + scene.look.angle
-            _, alpha = place(turned, made.centers[row, :, None], angles[:, None], made.radii[row].expand(16, 1), 64)
-            assert (alpha[:, 0, 0] - made.mask[row]).abs().max() < 1e-4
+    torch.testing.assert_close(area / area[:, :1], made.scales**2, atol=0, rtol=0.06)
+
+
+def test_the_turn_is_the_true_one():
+    """Clockwise, as the long axis of a pill shows, whose moments know nothing of how it was drawn."""
+    turning = scenes(3, range(200), ["spin", "tumble", "rock", "swing"])
+    made = draw([scene for scene in turning if scene.look.shape == "pill"])
+    line, mask = torch.arange(64.0), made.mask.double()
+    x = line - made.centers[..., 0, None]
+    y = line - made.centers[..., 1, None]
+    xx, yy = (mask.sum(2) * x**2).sum(-1), (mask.sum(3) * y**2).sum(-1)
+    xy = torch.einsum("bthw,btw,bth->bt", mask, x.double(), y.double())
+    axis = 0.5 * torch.atan2(2 * xy, xx - yy)  # towards x right, y down: clockwise
+    off = axis - axis[:, :1] - made.angles  # of which half turns do not show
+    assert len(off) >= 8
+    assert (off - torch.pi * (off / torch.pi).round()).abs().max() < 0.06
 
 
 def test_motion_begins_at_rest_position(batch):
@@ -180,7 +188,7 @@ def test_families_by_name():
         chosen([])
 
 
-@pytest.mark.parametrize("name", packaged_recipes())
+@pytest.mark.parametrize("name", sorted(packaged_recipes().keys() - JUDGES))
 def test_no_recipe_trains_on_unseen_families(name):
     """They exist to be added to a database; a recipe that shows one to a training makes the claim void."""
     _, settings, _ = load_recipe(name)

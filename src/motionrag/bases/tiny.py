@@ -51,7 +51,11 @@ def _blocks(width: int, count: int) -> list[nn.Module]:
 
 
 class FrameVAE(ModelMixin, ConfigMixin):
-    """A convolutional VAE of single frames: 8 times smaller on both sides, frames independent of each other."""
+    """A convolutional VAE of single frames, 8 times smaller on both sides.
+
+    Latents of all frames but the first are differences from the first frame's. A still background is then zero, so
+    that a base learns what moves and not, first of all, to copy: without, it had not learned that after 33,000 clips.
+    """
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(
@@ -133,13 +137,15 @@ class FrameVAE(ModelMixin, ConfigMixin):
             raise MotionRAGError(f"frames are {x.shape[-1]}x{x.shape[-2]}: both sides must be multiples of 8")
         mean, log_variance = self.encode_frames(rearrange(x, "b c t h w -> (b t) c h w"))
         spread = self.latent_std[:, None, None]
-        mean = (mean - self.latent_mean[:, None, None]) / spread
-        both = torch.cat([mean, log_variance - 2 * spread.log()], dim=1)
-        posterior = DiagonalGaussianDistribution(rearrange(both, "(b t) c h w -> b c t h w", b=len(x)))
+        mean = rearrange((mean - self.latent_mean[:, None, None]) / spread, "(b t) c h w -> b c t h w", b=len(x))
+        log_variance = rearrange(log_variance - 2 * spread.log(), "(b t) c h w -> b c t h w", b=len(x))
+        mean = torch.cat([mean[:, :, :1], mean[:, :, 1:] - mean[:, :, :1]], dim=2)
+        posterior = DiagonalGaussianDistribution(torch.cat([mean, log_variance], dim=1))
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
     def decode(self, z: Tensor, return_dict: bool = True) -> Any:
         """Standardised latents [B,C,T,h,w] to video [B,3,T,8h,8w], about in [-1, 1]."""
+        z = torch.cat([z[:, :, :1], z[:, :, 1:] + z[:, :, :1]], dim=2)
         frames = rearrange(z, "b c t h w -> (b t) c h w")
         frames = frames * self.latent_std[:, None, None] + self.latent_mean[:, None, None]
         video = rearrange(self.decode_frames(frames), "(b t) c h w -> b c t h w", b=len(z))

@@ -85,18 +85,17 @@ def _track(video: Tensor, background: Tensor, first_mask: Tensor) -> tuple[Tenso
     where, size = centroids(first_mask), torch.ones(len(video), device=video.device)
     reach = (grid - where[:, None, None]).norm(dim=-1).mul(first_mask > 0.5).amax(dim=(-2, -1))
     first_area = weight[:, 0].mul(first_mask > 0).sum(dim=(-2, -1)).clamp(min=1.0)
-    centers, found, areas, sizes = [], [], [], []
+    steps: list[tuple[Tensor, ...]] = []
     for now in weight.unbind(1):
         near = _seek(now, where, reach * size, grid)
         center, area = _settle(now, near, 1.15 * reach * size + 2, grid)
         seen = area > SEEN * first_area
         where = torch.where(seen[:, None], center, where)
         size = torch.where(seen, (area / first_area).sqrt().clamp(0.4, 2.0), size)
-        for values, value in ((centers, where), (found, seen), (areas, area * seen), (sizes, size)):
-            values.append(value)
-    center, seen = torch.stack(centers, 1), torch.stack(found, 1)
-    looks = _rings(torch.cat([video, weight[:, :, None]], dim=2), center, reach[:, None] * torch.stack(sizes, 1))
-    return center, seen, torch.stack(areas, 1), _likeness(looks) * seen
+        steps.append((where, seen, area * seen, size))
+    centers, found, areas, sizes = (torch.stack(values, dim=1) for values in zip(*steps, strict=True))
+    looks = _rings(torch.cat([video, weight[:, :, None]], dim=2), centers, reach[:, None] * sizes)
+    return centers, found, areas, _likeness(looks) * found
 
 
 def object_weight(video: Tensor, background: Tensor, first_mask: Tensor) -> Tensor:
@@ -133,20 +132,19 @@ def _colors(frame: Tensor, mask: Tensor) -> Tensor:
 
 def _mixture(video: Tensor, background: Tensor, colors: Tensor) -> tuple[Tensor, Tensor]:
     """Each pixel as a mixture of the background and the colour that fits best: its share, and how well [B,T,H,W]."""
-    difference = video - background[:, None]
-    length, toward_ground = difference.square().sum(2), (difference * background[:, None]).sum(2)
-    best = torch.zeros_like(length)
-    share, fit = best.clone(), best.clone()
-    for color in colors.transpose(0, 1)[..., None, None]:
-        reach = (color - background).square().sum(1)[:, None]
-        along = (difference * color[:, None]).sum(2) - toward_ground
-        alpha = (along / (reach + TOLERANCE**2 / 2)).clamp(0, 1)
-        rest = length - 2 * alpha * along + alpha.square() * reach
-        likely = torch.exp(-rest / (2 * TOLERANCE**2))
-        better = alpha * likely > best
-        best, share = torch.where(better, alpha * likely, best), torch.where(better, alpha, share)
-        fit = torch.where(better, likely, fit)
-    size = difference.abs().amax(dim=2)
+    difference = (video - background[:, None]).permute(0, 1, 3, 4, 2)
+    size = difference.abs().amax(dim=-1)
+    share, fit = torch.zeros_like(size), torch.zeros_like(size)
+    changed = size > 0.05
+    clip, _, y, x = changed.nonzero(as_tuple=True)
+    off = difference[changed]
+    toward = colors[clip] - background[clip, :, y, x][:, None]
+    along, reach = (toward @ off[..., None])[..., 0], toward.square().sum(-1)
+    alpha = (along / (reach + TOLERANCE**2 / 2)).clamp(0, 1)
+    rest = off.square().sum(-1, keepdim=True) - 2 * alpha * along + alpha.square() * reach
+    likely = torch.exp(-rest / (2 * TOLERANCE**2))
+    best = (alpha * likely).argmax(dim=1, keepdim=True)
+    share[changed], fit[changed] = alpha.gather(1, best)[:, 0], likely.gather(1, best)[:, 0]
     return share * ((size - 0.05) / 0.08).clamp(0, 1), fit
 
 
@@ -162,11 +160,11 @@ def _seek(weight: Tensor, where: Tensor, reach: Tensor, grid: Tensor) -> Tensor:
 def _settle(weight: Tensor, center: Tensor, reach: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
     """Centroid [B,2] and sum [B] of the weight [B,H,W] within reach of itself."""
     area = torch.zeros_like(reach)
-    for _ in range(8):
+    for _ in range(6):
         away = (grid - center[:, None, None]).norm(dim=-1)
         inside = weight * (reach[:, None, None] + 0.5 - away).clamp(0, 1)
         area = inside.sum(dim=(-2, -1))
-        moved = (inside[..., None] * grid).sum(dim=(1, 2)) / area.clamp(min=1e-6)[:, None]
+        moved = inside.flatten(1) @ grid.flatten(0, 1) / area.clamp(min=1e-6)[:, None]
         center = torch.where(area[:, None] > 1e-3, moved, center)
     return center, area
 

@@ -11,6 +11,7 @@ import torch
 
 from motionrag.errors import MotionRAGError, did_you_mean
 from motionrag.synth.motions import Draw, Family, Motion, families
+from motionrag.synth.raster import grounds, place, sprites
 from motionrag.synth.scenes import Ground, Look, draw_ground, draw_look
 
 if TYPE_CHECKING:
@@ -188,8 +189,6 @@ def render(
 
 def draw(drawn: Sequence[Scene], *, size: int = 64, device: torch.device | str = "cpu") -> SynthBatch:
     """Render scenes that were drawn before, all of as many frames."""
-    from motionrag.synth.render import grounds, place, sprites
-
     true = truth(drawn, size=size, device=device)
     back = grounds([s.ground for s in drawn], size, device)
     video = back[:, None].expand(*true["angles"].shape, 3, size, size).clone()
@@ -222,8 +221,6 @@ def _others(drawn: Sequence[Scene], radii: Tensor, size: int, device: torch.devi
 
     They are as large as the main ones [B], so that a caption fixes where two touch.
     """
-    from motionrag.synth.render import place, sprites
-
     zoom, frames = size / FRAME, len(drawn[0].motion.offset)
     looks = [s.other for s in drawn if s.other is not None]
     start = _tensor([s.start for s in drawn], device)[:, None]
