@@ -326,7 +326,7 @@ def main() -> None:
     timing = bench.added_time(arguments.timed) if arguments.timed else {"rounds": 0, "added": None}
     reached = [asdict(bar) | {"passed": bar.passed} for bar in bars(figures, timing["added"])]
     result = {
-        "machine": {"processor": platform.processor() or platform.machine(), "threads": torch.get_num_threads()},
+        "machine": {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()},
         "versions": versions(),
         "settings": {
             **bench.settings,
@@ -363,7 +363,10 @@ def parse_arguments() -> argparse.Namespace:
         "--out", type=Path, required=True, help="write the figures as JSON, picture sheets beside it"
     )
     parser.add_argument(
-        "--work", type=Path, default=Path("runs/embedded"), help="where corpora, databases and clips are kept"
+        "--work",
+        type=Path,
+        default=Path("runs/embedded"),
+        help="where corpora, databases and clips are kept; delete it once code has changed",
     )
     parser.add_argument("--clips", type=int, default=216, help="held-out clips of each group, its families in turn")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=SYSTEMS)

@@ -93,7 +93,9 @@ def test_the_start_fixes_the_rest(name):
     """Where the way depends on the place, the caption says the goal and the first frame the start."""
     for scene in scenes(31, range(60), [name]):
         path = np.array(scene.start) + scene.motion.offset
-        assert apart(path - path[0], expected(scene, np.linspace(0, 1, 16)) - path[0]) <= LEEWAY
+        told = expected(scene, np.linspace(0, 1, 16))
+        assert apart(path - path[0], told - path[0]) <= LEEWAY
+        assert name == "ricochet" or np.abs(path[-1] - told[-1]).max() < 0.01
 
 
 def expected(scene, u):

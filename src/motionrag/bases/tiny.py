@@ -54,7 +54,7 @@ class FrameVAE(ModelMixin, ConfigMixin):
     """A convolutional VAE of single frames, 8 times smaller on both sides.
 
     Latents of all frames but the first are differences from the first frame's. A still background is then zero, so
-    that a base learns what moves and not, first of all, to copy: without, it had not learned that after 33,000 clips.
+    that a base learns what moves and not, first of all, to copy (without, not even that after 33,000 clips).
     """
 
     @register_to_config  # type: ignore[untyped-decorator]

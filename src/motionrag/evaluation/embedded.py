@@ -86,30 +86,35 @@ def judge(video: Tensor, true: HeldOut, classifier: FamilyClassifier) -> Scores:
     )
 
 
-def interval(measure: Callable[..., float], *values: Values) -> list[float]:
+def mean(values: Values) -> Values:
+    """Over the last axis: [...,B] to [...]."""
+    return np.asarray(values.mean(axis=-1))
+
+
+def median(values: Values) -> Values:
+    """Likewise."""
+    return np.asarray(np.median(values, axis=-1))
+
+
+def ratio(values: Values, others: Values) -> Values:
+    """Of two means, likewise."""
+    return mean(values) / np.maximum(mean(others), 1e-9)
+
+
+def interval(measure: Callable[..., Values], *values: Values) -> list[float]:
     """95% bootstrap interval over clips of a measure of one or more paired [B]."""
-    random = np.random.default_rng(0)
-    picks = random.integers(len(values[0]), size=(DRAWS, len(values[0])))
-    drawn = [measure(*(value[pick] for value in values)) for pick in picks]
+    picks = np.random.default_rng(0).integers(len(values[0]), size=(DRAWS, len(values[0])))
+    drawn = measure(*(value[picks] for value in values))
     return [round(float(np.quantile(drawn, q)), 4) for q in (0.025, 0.975)]
 
 
-def _figure(measure: Callable[..., float], *values: Values) -> dict[str, Any]:
+def _figure(measure: Callable[..., Values], *values: Values) -> dict[str, Any]:
     kept = ~np.any(np.isnan(values), axis=0)
     clear = [value[kept] for value in values]
     if not kept.any():
         return {"value": None, "interval": None, "clips": 0}
-    return {"value": round(measure(*clear), 4), "interval": interval(measure, *clear), "clips": int(kept.sum())}
-
-
-def mean(values: Values) -> float:
-    """Plain mean."""
-    return float(np.mean(values))
-
-
-def ratio(values: Values, others: Values) -> float:
-    """Of two means."""
-    return float(np.mean(values) / max(float(np.mean(others)), 1e-9))
+    value = round(float(measure(*clear)), 4)
+    return {"value": value, "interval": interval(measure, *clear), "clips": int(kept.sum())}
 
 
 def summary(scores: Mapping[str, Scores], names: Sequence[str]) -> dict[str, Any]:
@@ -124,7 +129,7 @@ def summary(scores: Mapping[str, Scores], names: Sequence[str]) -> dict[str, Any
         out[system] = {
             "accuracy": _figure(mean, score.right),
             "path_error": _figure(mean, score.path),
-            "path_error_median": _figure(lambda values: float(np.median(values)), score.path),
+            "path_error_median": _figure(median, score.path),
             "similarity": _figure(mean, score.similarity),
             "lost": _figure(mean, score.lost),
             "families": _by_family(score, names),
@@ -140,9 +145,9 @@ def _by_family(score: Scores, names: Sequence[str]) -> dict[str, dict[str, float
         own = np.array([other == name for other in names])
         path = score.path[own]
         rows[name] = {
-            "accuracy": round(mean(score.right[own]), 4),
-            "path_error": None if np.isnan(path).all() else round(mean(path), 4),
-            "similarity": round(mean(score.similarity[own]), 4),
+            "accuracy": round(float(score.right[own].mean()), 4),
+            "path_error": None if np.isnan(path).all() else round(float(path.mean()), 4),
+            "similarity": round(float(score.similarity[own].mean()), 4),
         }
     return rows
 
