@@ -6,8 +6,8 @@ RUN := HF_HUB_OFFLINE=1 $(VENV)/bin
 
 .PHONY: demo test lint imports install clean
 
-demo: $(VENV)/.installed  ## The method at work on three prompts, as one page
-	$(RUN)/python examples/demo.py
+demo: $(VENV)/.installed  ## Run the method's core and draw what it does
+	$(RUN)/python examples/core_demo.py
 
 test: $(VENV)/.installed  ## The default tests
 	$(RUN)/pytest

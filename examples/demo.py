@@ -103,7 +103,7 @@ def known(demo: Demo, rag: MotionRAG) -> Section:
         clips=[
             Clip.of("The base alone", bare),
             Clip.of("With the references' motion", ours, ours=True),
-            Clip(label="What the simulator did", frames=true, fps=rag.sampling.fps),
+            Clip(label="The true clip", frames=true, fps=rag.sampling.fps),
         ],
         references=[References(label="Its references", clips=ours.references)],
         sheets=[sheet],
@@ -131,17 +131,18 @@ def unseen(demo: Demo, rag: MotionRAG) -> Section:
     return Section(
         title="A motion it has never seen",
         text=(
-            f"No part was trained on it. So {NEW_CLIPS} other clips of it were rendered ({rendered_s:.1f} s) and "
-            f"brought into a copy of the database with motionrag ingest ({ingest_s:.1f} s). Then the same picture, "
-            f"words and noise again. Nothing was trained in between: the weights are the same ({marks})."
+            "No part was trained on it, and the database has no clip of it: “before”. Then "
+            f"{NEW_CLIPS} clips of it, of other scenes, were rendered ({rendered_s:.1f} s) and brought into a copy "
+            f"of the database ({ingest_s:.1f} s), and the same was asked again: “after”. Nothing was trained in "
+            f"between, the weights are the same ({marks})."
         ),
         prompt=prompt,
         picture=seen(rag, image),
         clips=[
             Clip.of("The base alone", bare),
-            Clip.of("Before: without clips of it", before),
-            Clip.of(f"After: {NEW_CLIPS} clips of it added", after, ours=True),
-            Clip(label="What the simulator did", frames=true, fps=rag.sampling.fps),
+            Clip.of("Before", before),
+            Clip.of(f"After: {NEW_CLIPS} clips of it in the database", after, ours=True),
+            Clip(label="The true clip", frames=true, fps=rag.sampling.fps),
         ],
         references=[
             References(label="References before", clips=before.references),
@@ -194,8 +195,8 @@ def of_excerpt(demo: Demo, rag: MotionRAG, excerpt: Path) -> Section:
     image = demo.keep("real", frames, rag.sampling.fps)
     database.remove(f"id = '{group}' OR duplicate_of = '{group}'")
     text = (
-        f"Picture and words are of one of {clips:,} real clips that come along; it was taken out of "
-        "the database first."
+        f"Picture and words are of one of {clips:,} real clips that come along (excerpts of DROID, Khazatsky et al. "
+        "2024, CC BY 4.0); it was taken out of the database first."
     )
     true = Clip(label="The real clip", frames=frames, fps=rag.sampling.fps)
     return real(demo, copy, image, target["caption"], text, true)

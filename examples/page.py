@@ -26,7 +26,6 @@ LARGE, SMALL = 256, 128
 """Heights in pixels of the clips and of the references."""
 HOLD_S = 0.5
 """How long a clip rests on its last frame before it begins anew."""
-STAGES = ("retrieve", "appearance", "adapt", "generate")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +46,8 @@ class Clip:
     @classmethod
     def of(cls, label: str, video: Video, *, ours: bool = False) -> Clip:
         """A generated clip."""
-        return cls(label=label, frames=video.frames, fps=video.fps, timings=video.timings, ours=ours)
+        timings = video.timings if video.references else {"generate": video.timings["generate"]}
+        return cls(label=label, frames=video.frames, fps=video.fps, timings=timings, ours=ours)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +101,6 @@ def write_page(path: Path, rag: MotionRAG, sections: Sequence[Section]) -> None:
         embedded=set(rag.names.values()) == {EMBEDDED},
         parameters=sum(parameter.numel() for parameter in getattr(rag.pipe, rag.spec.denoiser).parameters()),
         sampling=rag.sampling,
-        stages=STAGES,
     )
     with replacing_file(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -114,7 +113,14 @@ def shown(section: Section, fps: float) -> dict[str, Any]:
         "text": section.text,
         "prompt": section.prompt,
         "picture": "" if section.picture is None else still(sized(section.picture, LARGE)),
-        "clips": [{"clip": clip, "video": moving(clip.frames, clip.fps, LARGE, ".mp4")} for clip in section.clips],
+        "clips": [
+            {
+                "clip": clip,
+                "video": moving(clip.frames, clip.fps, LARGE, ".mp4"),
+                "seconds": ", ".join(f"{stage} {value:.2f} s" for stage, value in clip.timings.items()),
+            }
+            for clip in section.clips
+        ],
         "references": [
             {
                 "label": group.label,
@@ -135,7 +141,7 @@ def reference_media(reference: Reference, fps: float) -> dict[str, str]:
     try:
         clip = read_clip(record.video, frames=16, start_s=record.start_s, end_s=record.end_s)
     except VideoError as error:
-        return {"video": "", "gone": str(error)}
+        return {"video": "", "gone": error.reason}
     return {"video": moving(clip.frames, fps, SMALL, ".webp"), "gone": ""}
 
 
