@@ -122,11 +122,32 @@ def test_bad_input_is_one_line(demo, home, tmp_path, capsys, arguments, message)
     assert not (tmp_path / "out").exists()
 
 
-def test_without_the_embedded_parts_it_stops_with_one_line(tmp_path):
-    site = tmp_path / "site"
+def test_the_embedded_default(home, tmp_path):
+    """In an installation of its own: without its parts one line, with them the page that `make demo` makes."""
+    site, out = tmp_path / "site", tmp_path / "out"
     shutil.copytree(Path(motionrag.__file__).parent, site / "motionrag", ignore=shutil.ignore_patterns("assets"))
-    command = [sys.executable, str(EXAMPLES / "demo.py"), "--out", str(tmp_path / "out")]
-    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(site)}, capture_output=True, text=True)
+
+    def python(*arguments):
+        command = [sys.executable, *map(str, arguments)]
+        return subprocess.run(
+            command, env={**os.environ, "PYTHONPATH": str(site)}, cwd=tmp_path, capture_output=True, text=True
+        )
+
+    done = python(EXAMPLES / "demo.py", "--out", out)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
     assert "lacks its embedded bundle" in done.stderr
-    assert not (tmp_path / "out").exists()
+    assert not out.exists()
+    assets = site / "motionrag" / "assets"
+    folders = {"base": "tiny-base", "bundle": "tiny-bundle", "motion": "videomae", "appearance": "dinov2"}
+    for part, folder in folders.items():
+        shutil.copytree(home / folder, assets / part)
+    database = assets / "database"
+    done = python("-m", "motionrag", "ingest", home / "corpus", "--db", database, "--bundle=tiny", "--workers=1")
+    assert done.returncode == 0, done.stderr
+    shutil.copytree(database, assets / "excerpt")
+    done = python(EXAMPLES / "demo.py", "--out", out)
+    assert done.returncode == 0, done.stderr
+    page = (out / "index.html").read_text(encoding="utf-8")
+    assert "It was trained on" in page
+    assert "one of 12 real clips" in page
+    assert str(tmp_path) not in page

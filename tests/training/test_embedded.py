@@ -1,4 +1,4 @@
-"""The tasks that make the embedded default's VAE and encoders: they learn, and what they export loads as a user's."""
+"""The tasks that make the embedded default's VAE and encoders: they learn, and what they export loads."""
 
 from __future__ import annotations
 
