@@ -39,6 +39,7 @@ import torch
 
 from motionrag import MotionRAG, checkpoint
 from motionrag.cli import main as motionrag
+from motionrag.errors import MotionRAGError
 from motionrag.evaluation.embedded import (
     ALONE,
     BARE,
@@ -387,5 +388,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    main()
+    try:
+        main()
+    except MotionRAGError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -186,6 +186,7 @@ def test_a_full_disk_is_one_line(new, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
 
+@pytest.mark.slow
 def test_the_embedded_default(home, tmp_path):
     """In an installation of its own: a database made there is still good where the package is moved to."""
 

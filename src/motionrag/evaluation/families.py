@@ -6,7 +6,6 @@ and from the one before, at 32x32.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -70,20 +69,10 @@ class FamilyClassifier(nn.Module):
         return scores
 
     @torch.no_grad()
-    def classify(self, video: Tensor, allowed: Sequence[str] | None = None) -> list[str]:
-        """The family of each clip.
-
-        Args:
-            video: RGB u8 [B,T,3,H,W] of any size and length.
-            allowed: Choose among these families only.
-        """
-        names = self.config.families
-        barred = torch.tensor([allowed is not None and name not in allowed for name in names])
-        found: list[str] = []
-        for part in video.split(64):
-            scores = self(prepared(part)).masked_fill(barred, -torch.inf)
-            found += [names[i] for i in scores.argmax(dim=1).tolist()]
-        return found
+    def classify(self, video: Tensor) -> list[str]:
+        """The family of each clip, RGB u8 [B,T,3,H,W] of any size and length."""
+        scores = torch.cat([self(prepared(part)) for part in video.split(64)])
+        return [self.config.families[i] for i in scores.argmax(dim=1).tolist()]
 
     def save_pretrained(self, folder: Path) -> None:
         """Write weights in half precision, and the config, into an empty folder."""

@@ -17,7 +17,7 @@ COLORS = 12
 """Colours that the object is described by."""
 TOLERANCE = 0.1
 """Deviation of a colour in [0, 1] at which a pixel counts as the object to exp(-1/2)."""
-COLOR_OFF = 0.2
+COLOR_OFF = 0.3
 """Deviation at which two colours are no longer alike, likewise."""
 SEEN = 0.15
 """Share of its area in the first frame below which the object is lost."""
@@ -94,7 +94,8 @@ def _track(video: Tensor, background: Tensor, first_mask: Tensor) -> tuple[Tenso
         size = torch.where(seen, (area / first_area).sqrt().clamp(0.4, 2.0), size)
         steps.append((where, seen, area * seen, size))
     centers, found, areas, sizes = (torch.stack(values, dim=1) for values in zip(*steps, strict=True))
-    looks = _rings(torch.cat([video, weight[:, :, None]], dim=2), centers, reach[:, None] * sizes)
+    solid = ((weight - 0.1) / 0.2).clamp(0, 1)  # with soft shares, the noise of a VAE would look like melting
+    looks = _rings(torch.cat([video, solid[:, :, None]], dim=2), centers, reach[:, None] * sizes)
     return centers, found, areas, _likeness(looks) * found
 
 
