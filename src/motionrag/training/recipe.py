@@ -22,6 +22,7 @@ TASKS = {
     "adapter": "motionrag.training.adapter:AdapterTask",
     "context": "motionrag.training.context:ContextTask",
     "joint": "motionrag.training.joint:JointTask",
+    "families": "motionrag.training.families:FamiliesTask",
 }
 """Task name -> "module:Class"; the class has a `Settings` dataclass and is made by `cls(settings, device=...)`.
 
