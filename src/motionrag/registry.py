@@ -33,7 +33,7 @@ def base_spec(name: str) -> BaseSpec:
 
 
 def embedded(part: str) -> Path:
-    """Folder of a part that comes with the package: "base", "motion", "appearance", "bundle", "database" or "families".
+    """Folder of a part in the package: "base", "motion", "appearance", "bundle", "database" or "families".
 
     Raises:
         MotionRAGError: If this installation lacks it.
