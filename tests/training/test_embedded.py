@@ -18,6 +18,7 @@ from motionrag.training.motion import MotionSettings, MotionTask, difference, in
 from motionrag.training.parts import load_resampler
 from motionrag.training.settings import TrainSettings
 from motionrag.training.vae import VAESettings, VAETask, real_clips, reconstruction_loss
+from motionrag.video import write_video
 
 RESAMPLER = ResamplerConfig(input_dim=32, width=32, depth=1, heads=2, head_dim=16, queries=16, output_dim=32)
 MOTION = MotionSettings(width=32, layers=1, heads=2, resampler=RESAMPLER)
@@ -119,6 +120,13 @@ def test_edges_count_in_reconstruction() -> None:
     flat = true + 0.0825  # the same absolute error
     weight = torch.ones(1, 1, 8, 8)
     assert reconstruction_loss(blurred, true, weight) > reconstruction_loss(flat, true, weight)
+
+
+def test_videos_that_cannot_be_read_are_counted(tmp_path: Path) -> None:
+    write_video(tmp_path / "good.mp4", render(0, range(1)).video[0].numpy(), 8.0)
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    with pytest.warns(UserWarning, match="1 videos cannot be read.*bad.mp4"):
+        assert real_clips(str(tmp_path), 64, 4).shape == (1, 4, 3, 64, 64)
 
 
 def test_a_folder_without_videos_is_named(tmp_path: Path) -> None:

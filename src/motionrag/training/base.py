@@ -123,13 +123,10 @@ class BaseTask:
 def _pipeline(settings: BaseSettings, device: torch.device | str) -> Any:
     if settings.init is not None:
         return open_base(settings.base, settings.init, device=device, dtype=torch.float32)
-    from motionrag.bases.tiny import FrameVAE, assemble
+    from motionrag.bases.tiny import assemble, load_vae
 
     assert settings.vae is not None
-    try:
-        vae = FrameVAE.from_pretrained(settings.vae).eval()
-    except (OSError, ValueError) as error:
-        raise MotionRAGError(f"{settings.vae}: holds no VAE ({' '.join(str(error).split())})") from error
+    vae = load_vae(Path(settings.vae))
     pipe = assemble(new_transformer(settings.new, vae.config.latent_channels, settings.seed), vae)
     return pipe.to(device)
 

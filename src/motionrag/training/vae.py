@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,13 +61,16 @@ def real_clips(folder: str, size: int, frames: int) -> Tensor:
 
     prepare = Preparation(frames=frames, shortest_edge=size, crop=(size, size))
     found: list[Any] = []
+    unreadable: list[str] = []
     for path in sorted(p for p in Path(folder).rglob("*") if p.suffix in {".mp4", ".mkv", ".webm", ".mov"}):
         try:
             found.append(prepare(read_clip(path, frames=frames).frames))
-        except VideoError:
-            continue
+        except VideoError as error:
+            unreadable.append(str(error))
     if not found:
         raise MotionRAGError(f"{folder}: holds no video that can be read")
+    if unreadable:
+        warnings.warn(f"{folder}: {len(unreadable)} videos cannot be read, the first: {unreadable[0]}", stacklevel=2)
     return torch.from_numpy(np.stack(found))
 
 
