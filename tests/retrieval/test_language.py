@@ -329,3 +329,31 @@ def test_alternatives_are_entries_each() -> None:
 def test_malformed_entries_are_refused(item: object) -> None:
     with pytest.raises(ValueError, match="motion lexicon"):
         read_item(item, {"lid": frozenset({"lid"})})
+
+
+@pytest.mark.parametrize(
+    ("caption", "axis", "value"),
+    [
+        ("a ball hops like a rabbit high three times to the left", "extent", 0.5),
+        ("a ball hops like a rabbit high three times to the left", "count", 0.6),
+        ("a ball hops like a rabbit high three times to the left", "left_right", -1.0),
+        ("a large ball hops low twice on a big checkerboard", "extent", -0.5),
+        ("a big dog walks past", "extent", 0.0),
+        ("a man puts the cup on the big table", "extent", 0.0),
+        ("a plane flies a big circle in the sky", "extent", 0.5),
+        ("a plane flies in a wide curve to the right", "extent", 0.5),
+        ("she turns around once", "count", -0.25),
+        ("she smiles once he has left", "count", 0.0),
+        ("a drone speeds up the road faster and faster", "quickening", 0.5),
+        ("a guard paces twice starting to the right", "left_right", 1.0),
+        ("a bee orbits the flower counterclockwise", "clockwise", -0.5),
+        ("a bee orbits the flower", "orbit", 1.0),
+    ],
+)
+def test_how_far_and_how_often_are_heard(caption: str, axis: str, value: float) -> None:
+    """Of the motion; the size of things says nothing of it."""
+    assert actions(caption)[0].axes.get(axis, 0.0) == pytest.approx(value, abs=0.05)
+
+
+def test_the_way_of_a_motion_is_kept_in_its_text() -> None:
+    assert actions("a jet flies in one steep arc over a teal sea")[0].text == "fly in steep arc over something"

@@ -6,19 +6,15 @@ in something") for the text encoder and values on the lexicon's axes, on which o
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any
 
-from motionrag.retrieval.lexicon import DIRECTION_AXES, END, Word, lexicon, transitive
+from motionrag.retrieval.lexicon import DIRECTION_AXES, END, SHAPES, Word, lexicon, transitive
+from motionrag.retrieval.tagging import words
 
 __all__ = ["ACTIONS", "DIRECTION_AXES", "Action", "Reading", "actions", "lexicon", "words"]
 
 ACTIONS = 4  # of a caption at most: what weighs less is scenery
-WORDS = 400  # of a caption at most, and
-LETTERS = 24  # of a word at most, so that the time is bounded
 WINDOW = 14  # words after a verb in which its particles, object and direction are looked for
 RANK_WEIGHT = (1.0, 0.5, 0.33, 0.25)  # of the heaviest action, the second, and so on
 LISTS = lexicon().lists
@@ -40,60 +36,6 @@ class Action:
     """Values on the lexicon's axes and on DIRECTION_AXES, each in [-1, 1]; empty for an unknown verb."""
     weight: float = 1.0
     """Share in the caption's motion, in (0, 1]; a caption's actions come heaviest first."""
-
-
-@cache
-def _tagger() -> Any:
-    from HanTa.HanoverTagger import HanoverTagger
-
-    return HanoverTagger("morphmodel_en.pgz")
-
-
-_CONTRACTIONS = [
-    (re.compile(r"\b(he|she|it|that|there|who|what|here)'s\b"), r"\1 is"),
-    (re.compile(r"n't\b"), " not"),
-    (re.compile(r"'(re|ll|ve)\b|\ball the way\b"), ""),
-]
-_MARKS = re.compile(r"([.!?\n;]+)|[,:()\[\]\"|/]+|\s[-\u2013\u2014]+\s|\u2014")
-_TOKEN = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*")
-
-
-def _parts(token: str) -> list[str]:
-    """A hyphenated verb and particle in two: "dolly-out"; other words as they are."""
-    verb, _, particle = token.rpartition("-")
-    if len(token) > LETTERS:
-        return []
-    known = verb in lexicon().forms and particle in LISTS["particles"] and token not in lexicon().nouns
-    return [verb, particle] if known and verb != "close" else [token]
-
-
-def words(caption: str) -> list[Word]:
-    """Tag a caption's words; the ends of clauses become words tagged "," and of sentences words tagged "."."""
-    text = caption[: 12 * WORDS].lower().replace("\u2019", "'")
-    for pattern, plain in _CONTRACTIONS:
-        text = pattern.sub(plain, text)
-    found: list[Word] = []
-    start = 0
-    for end, mark in [*((m.start(), m) for m in _MARKS.finditer(text)), (len(text), None)]:
-        tokens = [part for token in _TOKEN.findall(text[start:end]) for part in _parts(token)]
-        if tokens:
-            for token, _, tag in _tagger().tag_sent(tokens):
-                found.append(_word(token, tag, found[-1] if found else END))
-            found.append(END if mark is None or mark[1] else Word(",", ","))
-        elif found and mark is not None and mark[1]:
-            found[-1] = END
-        start = mark.end() if mark else end
-    return found[:WORDS] + [END] * (len(found) > WORDS)
-
-
-def _word(token: str, tag: str, before: Word) -> Word:
-    """A tagged word; what the tagger takes for a verb after "a" or "his" is a noun."""
-    base, form = lexicon().forms.get(token, ("", ""))
-    if token.endswith(("'s", "s'")):
-        tag = "DPS"
-    elif tag.startswith("V") and form in {"base", "s"} and before.determiner and before.tag != "DT0":
-        tag = "NN1"
-    return Word(token, tag, base, form)
 
 
 class Reading:
@@ -137,7 +79,10 @@ class Reading:
         if word.text in LISTS["particles"]:
             return self._is_verbal_particle(i, before, after, plural)
         if word.form == "ing":
-            return self._is_participle(before, after)
+            leads = word.base in LISTS["leading"] and (after.text in LISTS["particles"] or after.tag == "AVP")
+            return not (leads and any(self.verbs[self.start(i) : i])) and self._is_participle(before, after)
+        if word.text == "like" and self.verb_at(self.before(i)):
+            return False  # "hops like a rabbit"
         if word.form == "s":
             return self._is_third_person(i, before, after)
         if (before.determiner and not plural) or before.tag in {"PRP", "PRF"}:
@@ -256,13 +201,21 @@ class Reading:
         for k in range(i + 1, min(i + 1 + WINDOW, len(self.words))):
             word, after = self.words[k], self.at(k + 1)
             purpose = self.at(k - 1).text == "to" and word.base in {"look", "see", "face"}  # "turns to look"
-            if word.end or word.text in LISTS["subordinators"] or (self.verbs[k] and not purpose):
+            modifies = word.form in {"ing", "past"} and after.noun and self.at(k - 1).tag in {"AT0", "AJ0", "DPS"}
+            opens = word.text in LISTS["subordinators"] and not (word.text == "once" and self._counts(k))
+            if word.end or opens or (self.verbs[k] and not purpose and not modifies):
                 break
             which = word.text in LISTS["attributes"] or self.at(k - 1).tag in {"AT0", "DPS"}
             which = which and word.text in LISTS["particles"] and (after.noun or after.tag == "AJ0")
+            which = which and after.text not in SHAPES
             if not which or after.text in LISTS["sides"] | LISTS["particles"]:
                 found.append(word)
         return found
+
+    def _counts(self, i: int) -> bool:
+        """Whether "once" at i says how often: no clause follows it."""
+        after = self.at(i + 1)
+        return not (after.opens_object or after.noun)
 
     def resolved(self, i: int) -> list[Word]:
         """The window of the verb at i, with "it" and "them" said as the thing last named before it."""
@@ -342,8 +295,9 @@ class Reading:
 def _action(base: str, subject: Word, window: Sequence[Word], around: Sequence[Word]) -> Action:
     """One verb, the words after it and the words around it to an action."""
     entry, kept = lexicon().entry(base, subject, window), [base]
-    for word in window:
-        if word.text in LISTS["particles"] or word.tag in {"PRP", "AVP", "AV0"}:
+    for word, after, later in zip(window, [*window[1:], END], [*window[2:], END, END], strict=False):
+        shaped = not word.determiner and any(near.text in SHAPES for near in (word, after, later)) and not word.end
+        if word.text in LISTS["particles"] or word.tag in {"PRP", "AVP", "AV0"} or shaped:
             kept.append(word.text)
         elif word.noun and kept[-1] != "something":
             kept.append("something")

@@ -17,7 +17,16 @@ from typing import Any
 import yaml
 
 FULL = 0.8  # an entry of less weight adds to what its verb says alone; another stands for itself
-DIRECTION_AXES = ("left_right", "camera_pan", "into_out", "clockwise", "pace")  # beside the lexicon's: of no verb
+# Beside the lexicon's, of no verb: which way, and how fast, far, often and faster or slower.
+DIRECTION_AXES = ("left_right", "camera_pan", "into_out", "clockwise", "pace", "extent", "count", "quickening")
+SHAPES = frozenset(
+    shape + ending
+    for shape in """arc bend bounce bow circle coil curve eight figure hop jump leap loop ring spiral square staircase stair
+    step stride stroke sweep swing turn twist wave zigzag""".split()
+    for ending in ("", "s")
+)
+"""Nouns that say what way a motion takes; other things it happens to."""
+MANNER = 0.5  # of how far a motion goes, beside a verb's 1
 _CONSUMED = {"vertical", "approach", "into_out"}  # by a verb's own particle: "up" of "pick up" is no direction
 _CAMERA = {
     "left_right": ("camera_pan", 1.0),
@@ -187,7 +196,8 @@ class Lexicon:
         filmed = subject.among(self.groups["camera"])
         if not entry.axes and entry.verb in self.lists["stative"] | (self.lists["states"] if filmed else set()):
             return {}
-        if filmed or any(axis.startswith("camera") for axis in entry.axes):
+        main = max(entry.axes, key=lambda axis: abs(entry.axes[axis]), default="")
+        if filmed or main.startswith("camera"):
             return _camera_values(entry, said)
         vague = set() if entry.axes else {"into_out", "pace"}
         return {**{axis: value for axis, value in said.items() if axis not in vague}, **entry.axes}
@@ -289,6 +299,15 @@ _SIDE = (
 )
 _ALONG = r" (?:the|a|an) (?:\w+ )?(?:road|street|path|aisle|hall\w*|corridor|lane|track|alley|beach)"
 _FORTH = r"\b(?:forwards?|closer|nearer|ahead)\b|towards? (?:the )?(?:camera|viewer|lens|us|you)\b"
+_TURN = rf"(?:\w+ )?(?:{'|'.join(SHAPES)})\b"
+_AMPLY = (
+    r"\b(?:far|widely|high|tall|a lot|lots|strongly|violently|hard|wildly|vigorously|powerfully|fully|completely|"
+    rf"greatly|deeply|steeply)\b|\b(?:big|large|huge|wide|long|steep|deep|broad|giant) {_TURN}"
+)
+_SCANTLY = (
+    r"\b(?:slightly|gently|softly|weakly|barely|briefly|low|lightly|subtly|faintly|narrowly|tightly)\b|"
+    rf"\ba (?:little|bit|touch)\b|\b(?:small|little|tiny|short|tight|flat|gentle|slight|narrow|shallow) {_TURN}"
+)
 _DIRECTIONS = [
     (axis, value, re.compile(pattern))
     for axis, value, pattern in (
@@ -304,6 +323,14 @@ _DIRECTIONS = [
         ("clockwise", -0.5, r"\b(?:anti|counter)-?clockwise\b"),
         ("pace", 0.2, r"\b(?:quick|rapid|swift|brisk|violent|sudden)(?:ly)?\b|\bfast\b"),
         ("pace", -0.2, r"\b(?:slow|gradual|soft|calm)(?:ly)?\b|\b(?:gentle|gently|lazy|lazily)\b"),
+        ("extent", -MANNER, _SCANTLY),
+        ("extent", MANNER, _AMPLY),
+        ("count", -0.6, r"\b(?:half|quarter)\b"),
+        ("count", -0.25, r"\bonce\b|\bone (?:time|turn)\b|\bsingle\b"),
+        ("count", 0.25, r"\btwice\b|\btwo (?:times|turns)\b"),
+        ("count", 0.6, r"\b(?:three|four|five|several|many) (?:times|turns)|\bthrice\b|\brepeatedly\b"),
+        ("quickening", MANNER, r"\bfaster and faster\b|\b(?:accelerat\w+|speeding up)\b"),
+        ("quickening", -MANNER, r"\bslower and slower\b|\b(?:decelerat\w+|slowing down)\b"),
     )
 ]
 

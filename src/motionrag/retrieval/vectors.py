@@ -28,7 +28,7 @@ CODE_WIDTH = 8 * -(-(len(language.lexicon().axes) + len(DIRECTION_AXES)) // 8)
 def method_fingerprint() -> str:
     """SHA-256, 64 hex digits, over the code and data that turn a caption into a vector, the encoder apart."""
     digest = hashlib.sha256()
-    for name in ("language.py", "lexicon.py", "motion_lexicon.yaml", "vectors.py"):
+    for name in ("language.py", "lexicon.py", "motion_lexicon.yaml", "tagging.py", "vectors.py"):
         digest.update(files("motionrag.retrieval").joinpath(name).read_bytes().replace(b"\r\n", b"\n"))
     return digest.hexdigest()
 
