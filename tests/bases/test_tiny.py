@@ -13,6 +13,7 @@ import motionrag
 from motionrag import MotionRAGError, testing
 from motionrag.bases import tiny
 from motionrag.bases.loading import load_base
+from motionrag.bases.warp_vae import Layers, MotionCoder, warp
 from motionrag.registry import base_spec, embedded
 
 FRAMES, SIDE = 4, 32
@@ -20,9 +21,11 @@ FRAMES, SIDE = 4, 32
 
 def new_vae():
     torch.manual_seed(0)
-    vae = tiny.FrameVAE(widths=(16, 16, 16), encoder_blocks=(1, 1), decoder_blocks=(1, 1, 1))
-    vae.latent_mean.copy_(torch.linspace(-1, 1, 8))
-    vae.latent_std.copy_(torch.linspace(0.5, 2, 8))
+    vae = tiny.WarpVAE(picture_widths=(16, 16, 16), motion_widths=(16, 16, 16), motion_channels=6)
+    vae.picture_mean.copy_(torch.linspace(-1, 1, 8)[:, None, None])
+    vae.picture_std.copy_(torch.linspace(0.5, 2, 8)[:, None, None])
+    vae.motion_mean.copy_(torch.linspace(-1, 1, 6)[:, None, None])
+    vae.motion_std.copy_(torch.linspace(0.5, 2, 6)[:, None, None])
     return vae.eval()
 
 
@@ -40,10 +43,10 @@ def new_transformer(layers=1):
         sample_height=SIDE // 8,
         sample_frames=FRAMES,
         patch_size=2,
-        patch_size_t=2,
         temporal_compression_ratio=1,
         max_text_seq_length=tiny.PROMPT_LENGTH,
         use_rotary_positional_embeddings=True,
+        use_learned_positional_embeddings=True,
     ).eval()
 
 
@@ -87,36 +90,68 @@ def test_the_vae_is_what_the_pipeline_expects(pipe, video):
     assert torch.equal(vae.decode(latents.mode(), return_dict=False)[0], vae(video).sample)
 
 
-def test_frames_are_coded_as_differences_from_the_first(video):
-    """What stands still is zero; each frame needs the first one and no other, and clips keep apart."""
+def test_each_frame_is_coded_by_the_first_and_itself(video):
+    """The image's latents are those of the clip's first frame; no other frame matters, and clips keep apart."""
     vae = new_vae()
     latents = vae.encode(video).latent_dist.mode()
-    first, third = (vae.encode(video[1:, :, frame : frame + 1]).latent_dist.mode() for frame in (0, 2))
-    torch.testing.assert_close(latents[1:, :, :1], first)
-    torch.testing.assert_close(latents[1:, :, 2:3], third - first)
-    torch.testing.assert_close(vae.decode(latents).sample[1:, :, 2:3], vae.decode(third).sample)
-    still = vae.encode(video[:, :, :1].expand(-1, -1, 3, -1, -1)).latent_dist.mode()
-    assert still[:, :, 1:].abs().max() < 1e-5
+    torch.testing.assert_close(latents[1:, :, :1], vae.encode(video[1:, :, :1]).latent_dist.mode())
+    torch.testing.assert_close(latents[1:, :, [0, 2]], vae.encode(video[1:, :, [0, 2]]).latent_dist.mode())
+    assert torch.equal(latents[:, 6:, 1:], torch.zeros_like(latents[:, 6:, 1:]))  # what motion does not use
+    decoded = vae.decode(latents).sample
+    torch.testing.assert_close(decoded[1:, :, [0, 2]], vae.decode(latents[1:, :, [0, 2]]).sample)
 
 
 def test_latents_are_standardised_and_back(video):
     """Training measures mean and spread of raw latents; encode takes them out, decode puts them in again."""
     vae = new_vae()
-    raw, log_variance = vae.encode_frames(video[0].transpose(0, 1))
+    frames = video[0].transpose(0, 1)
+    picture, picture_spread = vae.pictures.encode(frames[:1])
+    motion, motion_spread = vae.motions.encode(frames[1:], frames[:1].expand_as(frames[1:]))
     posterior = vae.encode(video[:1]).latent_dist
-    mean, std = vae.latent_mean[:, None, None], vae.latent_std[:, None, None]
-    expected = (raw - mean) / std
-    expected = torch.cat([expected[:1], expected[1:] - expected[:1]])
-    torch.testing.assert_close(posterior.mode()[0].transpose(0, 1), expected)
-    torch.testing.assert_close(posterior.std[0].transpose(0, 1), (0.5 * log_variance).exp() / std)
+    mode, std = (part[0].transpose(0, 1) for part in (posterior.mode(), posterior.std))
+    torch.testing.assert_close(mode[:1], (picture - vae.picture_mean) / vae.picture_std)
+    torch.testing.assert_close(mode[1:, :6], (motion - vae.motion_mean) / vae.motion_std)
+    torch.testing.assert_close(std[:1], (0.5 * picture_spread).exp() / vae.picture_std)
+    torch.testing.assert_close(std[1:, :6], (0.5 * motion_spread).exp() / vae.motion_std)
     decoded = vae.decode(posterior.mode()).sample[0].transpose(0, 1)
-    torch.testing.assert_close(decoded, vae.decode_frames(raw), atol=1e-5, rtol=1e-4)
+    first = vae.pictures.decode(picture)
+    torch.testing.assert_close(decoded[:1], first, atol=1e-5, rtol=1e-4)
+    moved = vae.motions.decode(motion[None], vae.layers(first)).frame
+    torch.testing.assert_close(decoded[1:], moved, atol=1e-5, rtol=1e-4)
+
+
+def test_warp_shows_what_came_from_elsewhere():
+    picture = torch.zeros(1, 1, 16, 16)
+    picture[:, :, 4, 4] = 1
+    moved = warp(picture, torch.tensor([2.0 * 3 / 16, 2.0 * 5 / 16])[None, :, None, None].expand(1, 2, 16, 16))
+    assert moved[0, 0, 9, 7] == pytest.approx(1, abs=1e-5)
+    assert moved.sum() == pytest.approx(1, abs=1e-4)
+
+
+def test_a_frame_is_the_moved_layer_over_what_is_behind():
+    """By hand: with no rest, and the moving layer present everywhere, a frame is cover x moved + rest x behind."""
+    torch.manual_seed(0)
+    coder = MotionCoder((16, 16, 16), 4)
+    torch.nn.init.zeros_(coder.refine[-1].weight)
+    with torch.no_grad():
+        coder.refine[-1].bias.copy_(torch.tensor([2.0 * 4 / 16, 0.0, 30.0, *[0.0] * 12]))
+    picture, behind = torch.rand(1, 3, 16, 16), torch.rand(1, 3, 16, 16)
+    cover = torch.full((1, 1, 16, 16), -30.0)
+    cover[..., 2:8, 2:8] = 30.0
+    moved = coder.decode(torch.randn(1, 2, 4, 2, 2), Layers(picture, cover, behind, torch.rand(1, 16, 2, 2)))
+    assert moved.frame.shape == (2, 3, 16, 16)
+    expected = behind.clone()
+    expected[..., 2:8, 6:12] = picture[..., 2:8, 2:8]
+    torch.testing.assert_close(moved.frame[:1], expected, atol=1e-3, rtol=0)
 
 
 def test_a_fresh_vae_starts_with_little_noise(video):
-    """Blocks are identities and the noise is small at first: without that, training takes several times as long."""
-    _, log_variance = tiny.FrameVAE().encode_frames(video[0].transpose(0, 1))
+    """With much of it at first, training takes several times as long."""
+    vae, frames = tiny.WarpVAE(), video[0].transpose(0, 1)
+    _, log_variance = vae.pictures.encode(frames)
     torch.testing.assert_close(log_variance, torch.full_like(log_variance, -6.0))
+    _, log_variance = vae.motions.encode(frames, frames)
+    torch.testing.assert_close(log_variance, torch.full_like(log_variance, -5.0))
 
 
 def test_sides_must_divide_by_eight(video):
@@ -139,9 +174,9 @@ def test_half_precision_on_disk_is_float32_in_use(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda state: state.pop("latent_mean"), "lack latent_mean"),
+        (lambda state: state.pop("motion_mean"), "lack motion_mean"),
         (lambda state: state.update(more=torch.zeros(1)), "hold besides more"),
-        (lambda state: state.update(latent_std=torch.ones(3)), "holds no FrameVAE"),
+        (lambda state: state.update(motion_std=torch.ones(3)), "holds no WarpVAE"),
     ],
 )
 def test_other_weights_are_refused(tmp_path, change, message):

@@ -59,13 +59,13 @@ def save_parts(folder):
         sample_height=2,
         sample_frames=4,
         patch_size=2,
-        patch_size_t=2,
         temporal_compression_ratio=1,
         max_text_seq_length=24,
         use_rotary_positional_embeddings=True,
+        use_learned_positional_embeddings=True,
     )
     transformer.save_pretrained(folder / "transformer")
-    (vae := tiny.FrameVAE()).save_pretrained(folder / "vae")
+    (vae := tiny.WarpVAE()).save_pretrained(folder / "vae")
     return tiny.assemble(transformer.eval(), vae.eval())
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 
+from motionrag.bases.tiny import load_vae
+from motionrag.bases.warp_vae import warp
 from motionrag.encoders import load_appearance_encoder, load_motion_encoder
 from motionrag.errors import MotionRAGError
 from motionrag.models.resampler import ResamplerConfig
@@ -18,6 +20,7 @@ from motionrag.training.motion import MotionSettings, MotionTask, difference, in
 from motionrag.training.parts import load_resampler
 from motionrag.training.settings import TrainSettings
 from motionrag.training.vae import VAESettings, VAETask, real_clips, reconstruction_loss
+from motionrag.training.vae import truth as flow_truth
 from motionrag.video import write_video
 
 RESAMPLER = ResamplerConfig(input_dim=32, width=32, depth=1, heads=2, head_dim=16, queries=16, output_dim=32)
@@ -43,10 +46,11 @@ def losses(task: Any, steps: int = 12, lr: float = 3e-3) -> tuple[float, float]:
     "task",
     [
         lambda: VAETask(VAESettings()),
+        lambda: VAETask(VAESettings(others=0)),
         lambda: MotionTask(MOTION),
         lambda: AppearanceTask(AppearanceSettings(width=32, layers=1, heads=2)),
     ],
-    ids=["vae", "motion", "appearance"],
+    ids=["vae", "vae of pictures", "motion", "appearance"],
 )
 def test_loss_falls_and_batches_follow_from_the_seed(task: Any) -> None:
     made = task()
@@ -110,6 +114,40 @@ def test_every_token_shall_say_where_the_object_is_from_it_and_from_its_start() 
         expected = (made.centers[1, frame] + 0.5 - torch.tensor([56.0, 40.0])) / 32
         assert torch.allclose(part, expected, atol=1e-5)
     assert torch.allclose(token[4:6], true["path"][1, 12, :2])
+
+
+def test_the_true_flow_leads_each_pixel_of_the_object_back_to_the_first_frame() -> None:
+    """Turned and grown as well: a frame's object is the first one's, seen through the flow."""
+    made = render(0, range(8), ["tumble", "grow", "boomerang", "slide"], size=64)
+    true = flow_truth(made)
+    for frame in (7, 15):
+        first = made.video[:, 0].float() / 255
+        seen = warp(first, true["flow"][:, frame - 1])
+        inside = (made.mask[:, frame] > 0.99)[:, None].expand(-1, 3, -1, -1)
+        off = (seen - made.video[:, frame].float() / 255).abs()[inside]
+        assert off.median() < 0.03  # light does not turn with the object
+        still = (first - made.video[:, frame].float() / 255).abs()[inside]
+        assert off.mean() < 0.3 * still.mean()
+
+
+def test_a_part_of_the_vae_may_stay_as_it_is(tmp_path: Path) -> None:
+    task = VAETask(VAESettings())
+    task.export(tmp_path / "pictures")
+    going_on = VAETask(VAESettings(init=str(tmp_path / "pictures"), freeze_pictures=True))
+    before = {name: value.clone() for name, value in going_on.model.state_dict().items()}
+    losses(going_on, steps=2)
+    changed = {
+        name.split(".")[0] for name, value in going_on.model.state_dict().items() if (value != before[name]).any()
+    }
+    assert changed == {"layers", "motions"}
+
+
+def test_a_trained_vae_makes_standardised_latents(tmp_path: Path) -> None:
+    VAETask(VAESettings()).export(tmp_path / "vae")
+    video = render(1, range(24)).video.float().transpose(1, 2) / 127.5 - 1
+    latents = load_vae(tmp_path / "vae").encode(video).latent_dist.mode()
+    assert 0.5 < latents[:, :, 0].std() < 2
+    assert 0.3 < latents[:, :, 1:].std() < 2
 
 
 def test_edges_count_in_reconstruction() -> None:

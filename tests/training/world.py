@@ -46,7 +46,7 @@ def save_encoders(folder):
 def save_vae(folder):
     """A small untrained VAE of the tiny base."""
     torch.manual_seed(0)
-    vae = tiny.FrameVAE(widths=(16, 16, 16), encoder_blocks=(1, 1), decoder_blocks=(1, 1, 1), latent_channels=4)
+    vae = tiny.WarpVAE(picture_widths=(16, 16, 16), motion_widths=(16, 16, 16), latent_channels=4, motion_channels=4)
     vae.save_pretrained(folder)
     return str(folder)
 

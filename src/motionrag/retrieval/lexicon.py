@@ -19,12 +19,36 @@ import yaml
 FULL = 0.8  # an entry of less weight adds to what its verb says alone; another stands for itself
 # Beside the lexicon's, of no verb: which way, and how fast, far, often and faster or slower.
 DIRECTION_AXES = ("left_right", "camera_pan", "into_out", "clockwise", "pace", "extent", "count", "quickening")
-SHAPES = frozenset(
-    shape + ending
-    for shape in """arc bend bounce bow circle coil curve eight figure hop jump leap loop ring spiral square staircase stair
-    step stride stroke sweep swing turn twist wave zigzag""".split()
-    for ending in ("", "s")
+_SHAPES = (
+    "arc",
+    "bend",
+    "bounce",
+    "bow",
+    "circle",
+    "coil",
+    "curve",
+    "eight",
+    "figure",
+    "hop",
+    "jump",
+    "leap",
+    "loop",
+    "ring",
+    "spiral",
+    "square",
+    "staircase",
+    "stair",
+    "step",
+    "stride",
+    "stroke",
+    "sweep",
+    "swing",
+    "turn",
+    "twist",
+    "wave",
+    "zigzag",
 )
+SHAPES = frozenset(_SHAPES) | {f"{shape}s" for shape in _SHAPES}
 """Nouns that say what way a motion takes; other things it happens to."""
 MANNER = 0.5  # of how far a motion goes, beside a verb's 1
 _CONSUMED = {"vertical", "approach", "into_out"}  # by a verb's own particle: "up" of "pick up" is no direction

@@ -33,8 +33,6 @@ class TransformerSettings:
     """Side of its clips in pixels."""
     frames: int = 16
     """Frames of its clips."""
-    patch_t: int = 2
-    """Frames to a token."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,9 +149,10 @@ def new_transformer(settings: TransformerSettings, channels: int, seed: int) -> 
             sample_height=settings.size // 8,
             sample_frames=settings.frames,
             patch_size=2,
-            patch_size_t=settings.patch_t,
             temporal_compression_ratio=1,
             max_text_seq_length=PROMPT_LENGTH,
             use_rotary_positional_embeddings=True,
+            # Absolute places too: with relative ones alone, an adapted layer cannot tell which frame it is in.
+            use_learned_positional_embeddings=True,
         )
     return network

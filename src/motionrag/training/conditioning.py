@@ -91,7 +91,7 @@ class CogVideoX:
     def _encode(self, frames: Tensor) -> Tensor:
         """Frames u8 [B,T,3,H,W] to latents [B,T,C,h,w], scaled as the pipeline scales them."""
         vae, scale = self.pipe.vae, self.pipe.vae_scaling_factor_image
-        clips = max(1, 1024 // frames.shape[1]) if self.framewise else 1
+        clips = max(1, 256 // frames.shape[1]) if self.framewise else 1
         with torch.autocast(vae.device.type, torch.bfloat16, enabled=self.framewise):  # twice as fast on a CPU
             parts = [
                 vae.encode(rearrange(pixels(part, vae), "b t c h w -> b c t h w")).latent_dist.mode().float()
@@ -109,14 +109,15 @@ class CogVideoX:
     @torch.inference_mode()
     def _text(self, prompts: list[str]) -> Tensor:
         length = self.pipe.transformer.config.max_text_seq_length
-        return torch.cat(
-            [
-                self.pipe.encode_prompt(
-                    prompts[start : start + 128], do_classifier_free_guidance=False, max_sequence_length=length
-                )[0].float()
-                for start in range(0, len(prompts), 128)
-            ]
-        )
+        with torch.autocast(self.pipe.text_encoder.device.type, torch.bfloat16, enabled=self.framewise):
+            return torch.cat(
+                [
+                    self.pipe.encode_prompt(
+                        prompts[start : start + 128], do_classifier_free_guidance=False, max_sequence_length=length
+                    )[0].float()
+                    for start in range(0, len(prompts), 128)
+                ]
+            )
 
     def latents(self, batch: Batch) -> Tensor:
         """Clean latents; as in the pipeline, made a multiple of the temporal patch by frames in front."""
