@@ -9,8 +9,8 @@ RUN := HF_HUB_OFFLINE=1 $(VENV)/bin
 demo: $(VENV)/.installed  ## Run the method's core and draw what it does
 	$(RUN)/python examples/core_demo.py
 
-test: $(VENV)/.installed  ## The default tests
-	$(RUN)/pytest
+test: $(VENV)/.installed  ## The default tests, in two processes of one thread each
+	OMP_NUM_THREADS=1 $(RUN)/pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.installed  ## Style and types
 	$(RUN)/ruff format --check .

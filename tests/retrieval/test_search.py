@@ -1,11 +1,15 @@
 """Search: motion before objects, never the query's own clip, no copies, nothing where nothing fits."""
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from motionrag.errors import MotionRAGError
 from motionrag.retrieval.schema import array_of
 from motionrag.retrieval.search import Retriever
+from motionrag.retrieval.store import MotionDatabase
 from motionrag.retrieval.vectors import CaptionEncoder, motion_code
 from motionrag.video import read_clip, write_video
 from tests.retrieval.corpus import CAPTIONS, frames, read_captions, write, write_captions
@@ -174,3 +178,20 @@ def test_exact_search_agrees_where_there_is_no_index(retriever):
     query = retriever.query("wipe the table")
     one, other = (retriever.search(query, floor=-1, exact=exact) for exact in (False, True))
     assert [reference.record.id for reference in one] == [reference.record.id for reference in other]
+
+
+def test_videos_named_by_a_relative_path_lie_in_the_databases_folder(
+    corpus, bring, captions_only, caption, tmp_path
+):
+    """A database that is handed on with its videos: copied elsewhere, it finds them there."""
+    database, _ = bring(corpus, captions_only)
+    shutil.copytree(corpus, Path(database.uri) / "clips")
+    rows = list(database.rows(["id", "video"]))
+    names = [f"clips/{Path(row['video']).relative_to(corpus)}" for row in rows]
+    database.update([row["id"] for row in rows], {"video": names}, {})
+    shutil.rmtree(corpus)
+    moved = shutil.move(database.uri, tmp_path / "elsewhere")
+    retriever = Retriever(MotionDatabase.open(moved), caption)
+    for reference in retriever.search(retriever.query("Open the lid of the red box"), 3, floor=-1):
+        assert Path(reference.record.video).is_file()
+        assert Path(reference.record.video).is_relative_to(moved)

@@ -108,7 +108,7 @@ def recorded_references(database: MotionDatabase, recorded: Sequence[RecordedRef
             for row, fields in enumerate(_light(table, columns)):
                 rank = order[fields["id"]]
                 found[fields["id"]] = Reference(
-                    record=record_of(fields),
+                    record=record_of(fields, database.uri),
                     score=recorded[rank].score,
                     rank=rank,
                     **{name: values[row] for name, values in arrays.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -196,10 +197,17 @@ def _column(rows: Sequence[ClipRow], column: pa.Field) -> pa.Array:
     return pa.array([row.record.metadata.get(name) for row in rows], type=column.type)
 
 
-def record_of(row: Mapping[str, Any]) -> ClipRecord:
-    """A row of the table as a record; the source's columns become its metadata."""
+def record_of(row: Mapping[str, Any], home: str = "") -> ClipRecord:
+    """A row of the table as a record; the source's columns become its metadata.
+
+    Args:
+        row: Its columns.
+        home: The database's folder: where a video is that the row names by a relative path, in a database that is
+            handed on with its videos.
+    """
     metadata = {name: value for name, value in row.items() if name not in OWN_COLUMNS and not name.startswith("_")}
-    return ClipRecord(**{name: row[name] for name in RECORD_COLUMNS}, metadata=metadata)
+    columns = {name: row[name] for name in RECORD_COLUMNS}
+    return ClipRecord(**{**columns, "video": os.path.join(home, row["video"])}, metadata=metadata)
 
 
 def array_of(table: pa.Table, name: str, shape: tuple[int, ...]) -> NDArray[np.float16]:

@@ -248,7 +248,7 @@ class Retriever:
         arrays = {name: array_of(table, name, shapes[name]) for name in wanted}
         return [
             Reference(
-                record=record_of({**item.row, **row}),
+                record=record_of({**item.row, **row}, self.database.uri),
                 score=round(item.score, 6),
                 rank=rank,
                 **{name: values[rank] for name, values in arrays.items()},
