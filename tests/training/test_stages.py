@@ -15,7 +15,7 @@ from motionrag.models.bundle import MotionBundle
 from motionrag.registry import base_spec
 from motionrag.training.adapter import AdapterSettings, AdapterTask
 from motionrag.training.base import BaseSettings, BaseTask
-from motionrag.training.context import ContextSettings, ContextTask, ReferenceSettings
+from motionrag.training.context import ContextSettings, ContextTask, ReferenceSettings, made_up
 from motionrag.training.joint import JointSettings, JointTask
 from motionrag.training.objectives import Noised
 from motionrag.training.parts import BundleSettings, spread
@@ -297,6 +297,21 @@ def test_blocks_are_the_references_least_similar_first_then_the_target(small):
     assert metrics["top1"].item() == pytest.approx(
         (batch["motion"][:, -2].float() - own.float()).square().mean().item(), rel=1e-4
     )
+
+
+def test_made_up_references_have_the_targets_motion_in_common(small):
+    motion = torch.randn(64, 5, 6, 32, generator=seeded())
+    made = made_up(motion, seeded(1))
+    assert torch.equal(made[:, -1], motion[:, -1])
+    off = (made - motion[:, -1:]).square().mean(dim=(2, 3)).sqrt()
+    assert (off[:, 3] < 0.8).all()  # the best reference
+    assert ((off[:, 0] > 0.8).float().mean() - 0.75).abs() < 0.2  # of others in three of four cases
+    assert ((off < 0.8).int().diff(dim=1) >= 0).all()  # others come first
+    whole, none = (small.context(made_up=share).batch(4, seeded(2))["motion"] for share in (1.0, 0.0))
+    assert torch.equal(whole[:, -1], none[:, -1])
+    assert not torch.equal(whole[:, -2], none[:, -2])
+    with pytest.raises(MotionRAGError, match=r"made_up=1\.5"):
+        small.context(made_up=1.5)
 
 
 def test_tokens_are_those_of_the_frozen_resampler(small):

@@ -70,6 +70,13 @@ class ContextSettings:
     """Folder of the bundle that stage 1 made."""
     references: ReferenceSettings = ReferenceSettings()
     """Of each clip."""
+    made_up: float = 0.0
+    """Share of clips that get made-up references (`made_up`), in [0, 1]: with few kinds of motion to train on, the
+    transformer learns them by heart otherwise, and does not follow references of others. Not in the paper."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.made_up <= 1:
+            raise MotionRAGError(f"made_up={self.made_up} is a share, 0 to 1")
 
 
 class ContextTask:
@@ -118,7 +125,12 @@ class ContextTask:
     def batch(self, size: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Motion tokens and appearance features of random clips and their references."""
         rows = self.rows[torch.randint(len(self.rows), (size,), generator=generator)]
-        return self._blocks(rows, self.settings.references.draw(size, generator))
+        batch = self._blocks(rows, self.settings.references.draw(size, generator))
+        if self.settings.made_up:
+            chosen = torch.rand(size, generator=generator) < self.settings.made_up
+            others = made_up(batch["motion"].float(), generator).to(batch["motion"])
+            batch["motion"] = torch.where(chosen[:, None, None, None], others, batch["motion"])
+        return batch
 
     def _blocks(self, rows: Tensor, places: Tensor) -> dict[str, Tensor]:
         """Blocks [B,K+1,...] of clips: their references least similar first, then themselves."""
@@ -161,6 +173,23 @@ class ContextTask:
     def export(self, folder: Path) -> None:
         """Write the bundle with what was trained in it."""
         self.bundle.save_pretrained(folder)
+
+
+def made_up(motion: Tensor, generator: torch.Generator) -> Tensor:
+    """Blocks [B,K+1,Q,D] whose references have the target's motion in common, whatever it is.
+
+    Of the K references the best are the target's tokens with noise of 0.1 to 0.6 on them; a random number of the
+    least similar ones, from none to K - 1, are those of other clips.
+    """
+    B, blocks = motion.shape[:2]
+    K = blocks - 1
+    target, others = motion[:, -1:], motion.roll(1, dims=0)[:, :K]
+    strength = 0.1 + 0.5 * torch.rand(B, K, 1, 1, generator=generator)
+    copies = target + strength * torch.randn(others.shape, generator=generator)
+    foreign = (torch.rand(B, generator=generator) * K).long()
+    return torch.cat(
+        [torch.where((torch.arange(K) < foreign[:, None])[..., None, None], others, copies), target], dim=1
+    )
 
 
 def _fused(batch: dict[str, Tensor]) -> dict[str, Tensor]:
