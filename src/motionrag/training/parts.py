@@ -105,7 +105,7 @@ class BundleSettings:
 
 
 def load_resampler(folder: Path) -> PerceiverResampler:
-    """A resampler that was saved by itself, with `motionrag.checkpoint`.
+    """A resampler that was saved by itself, with `motionrag.checkpoint`, in float32 whatever it lies there in.
 
     Raises:
         MotionRAGError: If there is none, or it is damaged.
@@ -113,7 +113,7 @@ def load_resampler(folder: Path) -> PerceiverResampler:
     config_file = folder / checkpoint.CONFIG_NAME
     state, document = checkpoint.load(folder / checkpoint.WEIGHTS_NAME, config_file)
     resampler = PerceiverResampler(parse(ResamplerConfig, document, where=str(config_file)))
-    checkpoint.load_strict(resampler, state, where=str(folder))
+    checkpoint.load_strict(resampler, {name: value.float() for name, value in state.items()}, where=str(folder))
     return resampler
 
 
