@@ -163,8 +163,11 @@ def test_latents_and_prompts_are_the_pipelines(pipe, tmp_path):
     assert torch.allclose(got[:, 0], mode[:, :, 0], atol=0.05 * float(mode.std()))
     assert wanted[:, 0].shape == got[:, 0].shape
     prompt, empty = pipe.encode_prompt(clips.rows[2]["captions"][1], "", max_sequence_length=32)
-    assert torch.allclose(cache.take("prompt", torch.tensor([2]))[0, 1].float(), prompt[0], atol=2e-3)
-    assert torch.allclose(cache.constant("prompt")[0].float(), empty[0], atol=2e-3)
+    for own, wanted in (
+        (cache.take("prompt", torch.tensor([2]))[0, 1], prompt[0]),
+        (cache.constant("prompt")[0], empty[0]),
+    ):
+        assert (own.float() - wanted).norm() < 0.03 * wanted.norm()  # encoded in bfloat16
 
 
 def test_references_are_those_a_search_gives(tmp_path):

@@ -99,9 +99,18 @@ def test_killed_while_a_checkpoint_is_written(tmp_path):
     command = [sys.executable, "-m", "tests.training.toy", json.dumps({"width": 900}), str(tmp_path / "killed")]
     process = subprocess.Popen([*command, json.dumps(wanted)])
     checkpoints = tmp_path / "killed" / "checkpoints"
+
+    def writing():
+        return any(checkpoints.glob(".*.tmp/optimizer.pt")) and any(checkpoints.glob("step-*"))
+
     try:
-        while not (any(checkpoints.glob(".*.tmp/optimizer.pt")) and any(checkpoints.glob("step-*"))):
+        while True:
             assert process.poll() is None, "done before it was caught writing"
+            if writing():
+                process.send_signal(signal.SIGSTOP)
+                if writing():
+                    break  # caught, and it stays so
+                process.send_signal(signal.SIGCONT)
             time.sleep(0.0005)
     finally:
         process.kill()

@@ -5,6 +5,7 @@ import sys
 from fractions import Fraction
 
 import av
+import imageio_ffmpeg
 import numpy as np
 import pytest
 from PIL import Image
@@ -13,6 +14,8 @@ from motionrag.video import VideoError, pick, probe, read_clip, write_video
 from motionrag.video.source import opened
 from motionrag.video.timeline import scan
 from tests.video.make import encode, moving, mp4, psnr, sound
+
+FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
 
 
 def plain(path):
@@ -190,7 +193,7 @@ def test_rotation_flags_are_applied(tmp_path, degrees, mirror):
     path = encode(tmp_path / "turned.mp4", clip, setup=turn)
     shape = (4, 3, 64, 48) if degrees % 180 else (4, 3, 48, 64)
     out = subprocess.run(
-        ["ffmpeg", "-v", "error", "-i", path, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"],
+        [FFMPEG, "-v", "error", "-i", path, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"],
         capture_output=True,
         check=True,
     ).stdout
@@ -241,7 +244,7 @@ def test_a_late_first_frame_counts_as_second_zero(tmp_path):
 
 def test_an_edit_list_hides_the_frames_before_its_start(tmp_path, gops):
     path = tmp_path / "edited.mp4"
-    copy = ["ffmpeg", "-v", "error", "-ss", "0.85", "-i", gops, "-c", "copy", path]
+    copy = [FFMPEG, "-v", "error", "-ss", "0.85", "-i", gops, "-c", "copy", path]
     subprocess.run(copy, check=True)
     shown = plain(path)
     info = probe(path)

@@ -16,7 +16,15 @@ from motionrag.training.cache import Report
 from motionrag.training.data import DataSettings
 from motionrag.training.denoise import SampleSettings, grid
 from motionrag.training.objectives import ObjectiveSettings
-from motionrag.training.parts import Adapted, BundleSettings, FrozenBase, check_features, spread, trained
+from motionrag.training.parts import (
+    Adapted,
+    BundleSettings,
+    FrozenBase,
+    check_features,
+    spread,
+    standardise,
+    trained,
+)
 
 MEASURED = 64  # held-out clips that losses are measured on
 
@@ -33,6 +41,11 @@ class AdapterSettings:
     """What is trained."""
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     """Of the loss."""
+    align_frames: bool = False
+    """Whether a new adapter begins with each frame's places attending to its own token (`align_frames`); for resamplers
+    that make one token a frame."""
+    freeze_resampler: bool = False
+    """Whether the adapter alone is trained: a motion resampler that has learned what to tell keeps it."""
     drop_motion: float = 0.15
     """How often the motion is that of a still grey video."""
     drop_prompt: float = 0.15
@@ -61,7 +74,18 @@ class AdapterTask:
             settings.base, settings.data, settings.objective, settings.bundle, device=device, report=report
         )
         check_features(self.adapted.base.cache, self.adapted.bundle, ("motion",))
-        self.model = trained(self.adapted.bundle, ("adapter", "motion_resampler"))
+        parts = ("adapter",) if settings.freeze_resampler else ("adapter", "motion_resampler")
+        self.model = trained(self.adapted.bundle, parts)
+        rows = self.adapted.base.draw(512, torch.Generator().manual_seed(0))
+        if settings.bundle.resampler is not None:
+            features = self.adapted.base.cache.take("motion", rows).float()
+            standardise(self.adapted.bundle.motion_resampler, features.to(self.adapted.base.device))
+        self.alignment: dict[str, float] = {}
+        """How well each site's hidden states tell frames, where the adapter was aligned."""
+        if settings.align_frames:
+            with torch.no_grad():
+                tokens = self._tokens(rows).cpu()
+            self.alignment = self.adapted.align_frames(tokens, rows[:64])
 
     def batch(self, size: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Cached arrays of random clips, their motion features, and which of these are dropped."""

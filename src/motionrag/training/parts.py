@@ -18,6 +18,7 @@ from motionrag.errors import MotionRAGError
 from motionrag.models.bundle import BundleConfig, MotionBundle
 from motionrag.models.context import ContextConfig
 from motionrag.models.resampler import PerceiverResampler, ResamplerConfig
+from motionrag.training.alignment import align_frames
 from motionrag.training.cache import Cache
 from motionrag.training.conditioning import open_base
 from motionrag.training.data import DataSettings
@@ -117,6 +118,23 @@ def load_resampler(folder: Path) -> PerceiverResampler:
     return resampler
 
 
+@torch.no_grad()
+def standardise(resampler: PerceiverResampler, features: Tensor) -> None:
+    """Give a resampler's tokens mean 0 and spread 1 on every channel, over all clips and queries.
+
+    What differs between clips is a few hundredths of a trained resampler's variance otherwise, and an adapter is slow to
+    find it. Nothing is lost: the last layer norm's scale and shift take it up.
+
+    Args:
+        resampler: Changed in place.
+        features: Of clips [N,L,D].
+    """
+    tokens = torch.cat([resampler(part) for part in features.split(64)]).flatten(0, 1)
+    spread, mean = tokens.std(dim=0).clamp_min(1e-4), tokens.mean(dim=0)
+    resampler.norm_out.weight.div_(spread)
+    resampler.norm_out.bias.sub_(mean).div_(spread)
+
+
 def check_features(cache: Cache, bundle: MotionBundle, kinds: tuple[str, ...]) -> None:
     """Refuse a cache whose features are of another width than the bundle's resamplers take.
 
@@ -175,6 +193,16 @@ class Adapted:
         """The base's objective on a batch under motion tokens [B,Q,D]."""
         with self._attached.condition(motion):
             return self.base.loss(self.base.denoiser, batch, generator)
+
+    def align_frames(self, tokens: Tensor, rows: Tensor) -> dict[str, float]:
+        """Let a new adapter begin with each frame attending to its own token; see `alignment.align_frames`."""
+        generator = torch.Generator(self.base.device).manual_seed(0)
+        batch = self.base.batch(rows, 0.5, torch.Generator().manual_seed(0))
+        batch = {name: values.to(self.base.device) for name, values in batch.items()}
+        heads = self.base.denoiser.config.num_attention_heads
+        with self._alone():
+            run = lambda: self.base.loss(self.base.denoiser, batch, generator)  # noqa: E731
+            return align_frames(self.bundle.adapter, self.base.denoiser, heads, tokens, run)
 
     def null(self) -> Tensor:
         """The tokens of no motion [1,Q,D]."""
