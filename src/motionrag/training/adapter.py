@@ -42,8 +42,8 @@ class AdapterSettings:
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     """Of the loss."""
     align_frames: bool = False
-    """Whether a new adapter begins with each frame's places attending to its own token (`align_frames`); for resamplers
-    that make one token a frame."""
+    """Whether a new adapter begins with each frame's places attending to its own token (`align_frames`); for
+    resamplers that make one token a frame."""
     freeze_resampler: bool = False
     """Whether the adapter alone is trained: a motion resampler that has learned what to tell keeps it."""
     drop_motion: float = 0.15

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from motionrag.errors import MotionRAGError
 from motionrag.training.settings import TrainSettings
 
-IN_BLOCK = re.compile(r"(^|\.)\d+\.")  # a module list's index
+IN_BLOCK = re.compile(r"(^|[./])\d+[./]")  # a module list's index; names of adapter sites have slashes
 
 
 def make_optimizers(

@@ -122,8 +122,8 @@ def load_resampler(folder: Path) -> PerceiverResampler:
 def standardise(resampler: PerceiverResampler, features: Tensor) -> None:
     """Give a resampler's tokens mean 0 and spread 1 on every channel, over all clips and queries.
 
-    What differs between clips is a few hundredths of a trained resampler's variance otherwise, and an adapter is slow to
-    find it. Nothing is lost: the last layer norm's scale and shift take it up.
+    What differs between clips is a few hundredths of a trained resampler's variance otherwise, and an adapter is
+    slow to find it. Nothing is lost: the last layer norm's scale and shift take it up.
 
     Args:
         resampler: Changed in place.
@@ -199,10 +199,15 @@ class Adapted:
         generator = torch.Generator(self.base.device).manual_seed(0)
         batch = self.base.batch(rows, 0.5, torch.Generator().manual_seed(0))
         batch = {name: values.to(self.base.device) for name, values in batch.items()}
-        heads = self.base.denoiser.config.num_attention_heads
+        denoiser: Any = self.base.denoiser
         with self._alone():
-            run = lambda: self.base.loss(self.base.denoiser, batch, generator)  # noqa: E731
-            return align_frames(self.bundle.adapter, self.base.denoiser, heads, tokens, run)
+            return align_frames(
+                self.bundle.adapter,
+                denoiser,
+                denoiser.config.num_attention_heads,
+                tokens,
+                lambda: self.base.loss(denoiser, batch, generator),
+            )
 
     def null(self) -> Tensor:
         """The tokens of no motion [1,Q,D]."""
