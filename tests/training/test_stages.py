@@ -262,11 +262,22 @@ def test_it_goes_on_from_a_bundle_or_a_resampler(small, tmp_path):
     assert again.fingerprint() == bundle.fingerprint()
     resampler = bundle.motion_resampler
     checkpoint.save(tmp_path, resampler.state_dict(), asdict(resampler.config))
-    warm = small.adapter(bundle={**world.BUNDLE, "resampler": str(tmp_path), "seed": 5}).adapted.bundle
-    assert all(
-        torch.equal(a, b) for a, b in zip(warm.motion_resampler.parameters(), resampler.parameters(), strict=True)
-    )
+    task = small.adapter(bundle={**world.BUNDLE, "resampler": str(tmp_path), "seed": 5}, freeze_resampler=True)
+    warm = task.adapted.bundle
+    for (name, own), given in zip(warm.motion_resampler.named_parameters(), resampler.parameters(), strict=True):
+        assert torch.equal(own, given) != name.startswith("norm_out."), name
     assert not torch.equal(warm.context.start, bundle.context.start)
+    assert set(task.model) == {"adapter"}
+    assert not any(parameter.requires_grad for parameter in warm.motion_resampler.parameters())
+    features = task.adapted.base.cache.take("motion", task.adapted.base.rows).float()
+    with torch.no_grad():
+        tokens, before = warm.motion_resampler(features), resampler(features)
+    assert tokens.mean(dim=(0, 1)).abs().max() < 0.3  # of other draws of the same clips
+    assert tokens.std(dim=(0, 1)) == pytest.approx(1, abs=0.3)
+    scale = (before - before.mean(dim=(0, 1))) / before.std(dim=(0, 1))
+    torch.testing.assert_close(
+        tokens - tokens.mean(dim=(0, 1)), scale * tokens.std(dim=(0, 1)), atol=1e-3, rtol=1e-3
+    )
 
 
 def test_batches_follow_from_their_generator(small):
