@@ -2,12 +2,13 @@
 
 Their videos lie in the databases' folders and are named relative to them, so that they can be handed on.
 
-    python benchmarks/embedded_databases.py --real ../shared/data/droid
+    python benchmarks/embedded_databases.py --real DATA/droid
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import shutil
 import tempfile
 from pathlib import Path
@@ -33,8 +34,6 @@ def simulated(folder: Path, each: int) -> None:
 
 def excerpt(source: Path, folder: Path, count: int) -> None:
     """Every n-th clip of a captioned folder, small and 16 frames long."""
-    import json
-
     jobs = [job for job in read_jobs(source) if job.fault is None]
     prepare = Preparation(frames=16, shortest_edge=64, crop=(64, 64))
     (folder / "clips").mkdir(parents=True)
