@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,13 +16,12 @@ from motionrag import MotionRAG
 from motionrag.pipeline.result import Video
 from motionrag.registry import EMBEDDED
 from motionrag.types import Reference
-from motionrag.video import VideoError, read_clip, write_video
+from motionrag.video import VideoError, read_clip
 from motionrag.video.files import replacing_file
+from motionrag.video.inline import moving, sized, still
 
 LARGE, SMALL = 256, 128
 """Heights in pixels of the clips and of the references."""
-HOLD_S = 0.5
-"""How long a clip rests on its last frame before it begins anew."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,31 +139,3 @@ def reference_media(reference: Reference, fps: float) -> dict[str, str]:
     except VideoError as error:
         return {"video": "", "gone": error.reason}
     return {"video": moving(clip.frames, fps, SMALL, ".webp"), "gone": ""}
-
-
-def moving(frames: NDArray[np.uint8], fps: float, height: int, suffix: str) -> str:
-    """Frames u8 [T,3,H,W] as a looping .mp4 or .webp of that height, in a data URI."""
-    images = [sized(Image.fromarray(np.ascontiguousarray(np.moveaxis(frame, 0, -1))), height) for frame in frames]
-    film = np.stack([np.moveaxis(np.asarray(image), -1, 0) for image in images])
-    held = np.concatenate([film, np.repeat(film[-1:], round(HOLD_S * fps), axis=0)])
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / f"clip{suffix}"
-        write_video(path, held, fps)
-        return data_uri(path.read_bytes(), {".mp4": "video/mp4", ".webp": "image/webp"}[suffix])
-
-
-def sized(image: Image.Image, height: int) -> Image.Image:
-    """An image at another height, the ratio of its sides kept."""
-    return image.resize((max(1, round(image.width * height / image.height)), height), Image.Resampling.BICUBIC)
-
-
-def still(image: Image.Image) -> str:
-    """An image as WebP in a data URI."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="WEBP", quality=85)
-    return data_uri(buffer.getvalue(), "image/webp")
-
-
-def data_uri(content: bytes, kind: str) -> str:
-    """A file's bytes as text to stand in a page."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

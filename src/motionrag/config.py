@@ -1,15 +1,18 @@
-"""Settings: plain dictionaries to validated frozen dataclasses, and back.
+"""Settings: YAML and plain dictionaries to validated frozen dataclasses.
 
 An unknown, missing or ill-typed key is an error that names the key, its place and the nearest known one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import dacite
+import yaml
 
 from motionrag.errors import MotionRAGError, did_you_mean
 
@@ -42,3 +45,54 @@ def _refuse_unknown(cls: type[Any], data: Mapping[str, Any], where: str) -> None
         inner = get_type_hints(cls)[key]
         if is_dataclass(inner) and isinstance(inner, type) and isinstance(value, Mapping):
             _refuse_unknown(inner, value, f"{where}: {key}")
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number, as in every other format."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+\.\d*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?|\d+[eE][-+]?\d+)$"),
+    list("-+.0123456789"),
+)
+
+
+def read_yaml(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A YAML file's mapping, with some of its values replaced.
+
+    Args:
+        path: The file.
+        overrides: `section.key=value` each; the value is YAML.
+
+    Raises:
+        MotionRAGError: If it cannot be read, is no mapping, or an override fits nowhere.
+    """
+    try:
+        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise MotionRAGError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())})") from error
+    if not isinstance(data, dict):
+        raise MotionRAGError(f"{path}: holds no mapping of keys to settings")
+    for text in overrides:
+        _override(data, text)
+    return data
+
+
+def _override(data: dict[Any, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise MotionRAGError(f"--set {override}: wants section.key=value")
+    *sections, last = key.strip().split(".")
+    for section in sections:
+        data = data.setdefault(section, {})
+        if not isinstance(data, dict):
+            raise MotionRAGError(f"--set {override}: {section} is a value, not a section")
+    try:
+        data[last] = yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise MotionRAGError(f"--set {override}: the value is not valid YAML") from error

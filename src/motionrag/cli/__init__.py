@@ -13,12 +13,14 @@ from motionrag.errors import MotionRAGError
 
 VERBS = {
     "ingest": "bring captioned clips into a motion database",
+    "doctor": "say what this machine can run, and how to get what is missing",
     "generate": "let an image move as a prompt and the references say",
     "search": "find the references that move as a prompt says",
     "db": "look into a motion database and keep it in order",
     "convert": "turn published checkpoints into a bundle",
     "synth": "write simulated clips with captions and their true motion",
     "train": "train one part by a recipe, or go on with it",
+    "evaluate": "compare systems on the same images, prompts and seeds",
 }
 
 

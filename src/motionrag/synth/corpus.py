@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
@@ -73,6 +73,12 @@ class SynthBatch:
     def family(self) -> list[str]:
         """Name of each clip's motion family."""
         return [scene.family.name for scene in self.scenes]
+
+    def of(self, numbers: Sequence[int]) -> SynthBatch:
+        """Some of the clips, by their place in the batch."""
+        own = list(numbers)
+        parts = {one.name: getattr(self, one.name)[own] for one in fields(self) if one.name != "scenes"}
+        return SynthBatch(scenes=[self.scenes[number] for number in own], **parts)
 
 
 class Truth(TypedDict):

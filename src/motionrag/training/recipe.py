@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from motionrag.config import parse
+from motionrag.config import parse, read_yaml
 from motionrag.errors import MotionRAGError, did_you_mean
 from motionrag.training.settings import TrainSettings
 
@@ -30,21 +27,6 @@ One that first computes something of each clip takes `report` too, called with c
 """
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number, as in every other format."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:float"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"[-+]?(\d+\.\d*([eE][-+]?\d+)?|\.\d+([eE][-+]?\d+)?|\d+[eE][-+]?\d+)$"),
-    list("-+.0123456789"),
-)
-
-
 def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> tuple[type[Any], Any, TrainSettings]:
     """Read a recipe.
 
@@ -59,14 +41,7 @@ def load_recipe(name: str | Path, overrides: Sequence[str] = ()) -> tuple[type[A
         MotionRAGError: If there is no such recipe or task, or a key is unknown, missing or of the wrong type.
     """
     path = find_recipe(name)
-    try:
-        data = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise MotionRAGError(f"{path}: cannot be read as a recipe ({' '.join(str(error).split())})") from error
-    if not isinstance(data, dict):
-        raise MotionRAGError(f"{path}: a recipe is a mapping with the keys task and train")
-    for override in overrides:
-        _override(data, override)
+    data = read_yaml(path, overrides)
     sections = {str(key): value for key, value in data.items()}
     task, train = sections.pop("task", None), sections.pop("train", None)
     if task not in TASKS:
@@ -99,18 +74,3 @@ def find_recipe(name: str | Path) -> Path:
     if str(name) not in known:
         raise MotionRAGError(f"no recipe named {str(name)!r}{did_you_mean(str(name), known)}")
     return known[str(name)]
-
-
-def _override(data: dict[Any, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals:
-        raise MotionRAGError(f"--set {override}: wants section.key=value")
-    *sections, last = key.strip().split(".")
-    for section in sections:
-        data = data.setdefault(section, {})
-        if not isinstance(data, dict):
-            raise MotionRAGError(f"--set {override}: {section} is a value, not a section")
-    try:
-        data[last] = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise MotionRAGError(f"--set {override}: the value is not valid YAML") from error

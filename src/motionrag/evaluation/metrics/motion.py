@@ -1,0 +1,105 @@
+"""How much clips move and flicker, from optical flow."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from motionrag.evaluation.metrics.base import Direction, Rows, ScoreMetric, Targets, same_length, scores
+from motionrag.evaluation.metrics.flow import NAME, flow
+
+SIDE = 256
+"""Shorter side of the frames in whose pixels the motion metric counts, as published."""
+BINS, LOW, HIGH = 256, -7.0, 5.0
+"""Of the histograms of log2 magnitudes, as published."""
+SMOOTHING = 0.1
+"""Added to each bin, as published, for pixels of the frame that flow is computed on."""
+STILL = 0.5
+"""Pixels a frame below which a pixel stands still."""
+MARGIN = 4
+"""Pixels around moving ones in which nothing counts as still."""
+
+
+class MotionKL(ScoreMetric):
+    """KL divergence between histograms of log flow magnitude, mean over pairs of successive frames.
+
+    sum_b p_b log(p_b / q_b), p of the true and q of the generated pair: the paper's Motion, but for the flow (see
+    the settings) and for pixels slower than the lowest bin, which count in it rather than not at all: DIS says
+    exactly 0 where nothing moves.
+    """
+
+    direction: ClassVar[Direction] = "lower"
+
+    def __init__(self) -> None:
+        settings = {"flow": NAME, "bins": BINS, "log2_range": [LOW, HIGH], "smoothing": SMOOTHING, "side": SIDE}
+        super().__init__("motion-kl", ["true"], {**settings, "outside": "counted in the outermost bins"})
+
+    def _measure(self, generated: Tensor, targets: Targets) -> Rows:
+        assert targets.true is not None
+        same_length(generated, targets.true, self.name)
+        q, p = (magnitude_histograms(video) for video in (generated, targets.true))
+        return scores((p * (p.log() - q.log())).sum(dim=-1).mean(dim=1))
+
+
+def magnitude_histograms(video: Tensor) -> Tensor:
+    """Shares of log2 flow magnitudes, u8 [B,T,3,H,W] to f64 [B,T-1,256].
+
+    Frames larger than `SIDE` are made smaller; smaller ones stay, and their magnitudes are counted as if enlarged.
+    """
+    short = min(video.shape[-2:])
+    if short > SIDE:
+        size = [round(edge * SIDE / short) for edge in video.shape[-2:]]
+        small = F.interpolate(video.flatten(0, 1).float(), size=size, mode="bilinear", antialias=True)
+        video = small.round().clamp(0, 255).to(torch.uint8).unflatten(0, video.shape[:2])
+        short = SIDE
+    speed = flow(video).norm(dim=2).flatten(2) * (SIDE / short)
+    place = (speed.log2().clamp(LOW, HIGH) - LOW) / (HIGH - LOW) * BINS
+    index = place.floor().long().clamp(0, BINS - 1)
+    counts = torch.zeros(*index.shape[:2], BINS, dtype=torch.float64)
+    counts.scatter_add_(2, index, torch.ones(index.shape, dtype=torch.float64))
+    counts += SMOOTHING
+    return counts / counts.sum(dim=-1, keepdim=True)
+
+
+class DynamicDegree(ScoreMetric):
+    """Mean flow magnitude from frame to frame, in percent of the frame's diagonal.
+
+    It has no better or worse: a system whose figure is far below the true clips' wins other metrics by standing
+    still.
+    """
+
+    direction: ClassVar[Direction] = "none"
+
+    def __init__(self) -> None:
+        super().__init__("dynamic-degree", (), {"flow": NAME, "unit": "percent of the diagonal, a frame"})
+
+    def _measure(self, generated: Tensor, targets: Targets) -> Rows:
+        speed = flow(generated).norm(dim=2).double().flatten(1).mean(dim=1)
+        H, W = generated.shape[-2:]
+        return scores(100 * speed / (H**2 + W**2) ** 0.5)
+
+
+class TemporalFlicker(ScoreMetric):
+    """Mean absolute difference of successive frames where nothing moves, in grey levels of 255.
+
+    VBench's temporal flickering is (255 - this) / 255 over all pixels of clips that are chosen to be still; here
+    still pixels are chosen in each pair of frames, so that moving is not punished. NaN where all pixels move.
+    """
+
+    direction: ClassVar[Direction] = "lower"
+    partial: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        settings = {"flow": NAME, "still_below_pixels": STILL, "margin_pixels": MARGIN, "unit": "levels of 255"}
+        super().__init__("flicker", (), settings)
+
+    def _measure(self, generated: Tensor, targets: Targets) -> Rows:
+        moving = (flow(generated).norm(dim=2) >= STILL).float()
+        still = F.max_pool2d(moving, 2 * MARGIN + 1, 1, MARGIN) == 0
+        frames = generated.cpu().float()
+        change = (frames[:, 1:] - frames[:, :-1]).abs().mean(dim=2)
+        total = (change.double() * still).flatten(1).sum(dim=1)
+        return scores(total / still.flatten(1).sum(dim=1))

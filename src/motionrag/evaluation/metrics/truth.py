@@ -1,0 +1,86 @@
+"""What only simulated clips allow: how far an object is from its true path, its looks, its kind of motion."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from motionrag import checkpoint
+from motionrag.errors import MotionRAGError
+from motionrag.evaluation.families import FamilyClassifier
+from motionrag.evaluation.metrics.base import Direction, Rows, ScoreMetric, Targets, scores
+from motionrag.evaluation.tracking import centroids, path_error, track
+
+if TYPE_CHECKING:
+    from motionrag.synth import SynthBatch
+
+
+class PathError(ScoreMetric):
+    """Mean distance of the tracked object to its true path, in units of its true displacement.
+
+    NaN for motions that have no predictable path.
+    """
+
+    direction: ClassVar[Direction] = "lower"
+    partial: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        super().__init__("path-error", ["scenes"], {"unit": "of the true displacement", "tracker": "colours"})
+
+    def _measure(self, generated: Tensor, targets: Targets) -> Rows:
+        true = _scenes(generated, targets, self.name)
+        found = track(generated, true.background, true.mask[:, 0])
+        pathless = torch.tensor([not (s.family.moves and s.family.predictable) for s in true.scenes])
+        return scores(path_error(found.centers, centroids(true.mask)).masked_fill(pathless, torch.nan))
+
+
+class Likeness(ScoreMetric):
+    """How much the object looks as in its first frame, mean over frames, over the same of the true clip."""
+
+    direction: ClassVar[Direction] = "higher"
+
+    def __init__(self) -> None:
+        super().__init__("likeness", ["scenes"], {"unit": "of the true clip's", "tracker": "colours"})
+
+    def _measure(self, generated: Tensor, targets: Targets) -> Rows:
+        true = _scenes(generated, targets, self.name)
+        own, whole = (
+            track(video, true.background, true.mask[:, 0]).similarity.double().mean(dim=1)
+            for video in (generated, true.video)
+        )
+        return scores(own / whole.clamp(min=1e-6))
+
+
+class FamilyAccuracy(ScoreMetric):
+    """Share of clips whose motion family the embedded judge finds; it shares no weights with the encoders."""
+
+    direction: ClassVar[Direction] = "higher"
+
+    def __init__(self, classifier: FamilyClassifier | None = None) -> None:
+        self._classifier = classifier or FamilyClassifier.from_pretrained()
+        settings = {
+            "judge": "embedded" if classifier is None else "own",
+            "families": len(self._classifier.config.families),
+            "fingerprint": checkpoint.fingerprint(self._classifier.state_dict())[:16],
+        }
+        super().__init__("family-accuracy", ["scenes"], settings)
+
+    def _measure(self, generated: Tensor, targets: Targets) -> Rows:
+        assert targets.scenes is not None
+        said = self._classifier.classify(generated)
+        right = [a == b for a, b in zip(said, targets.scenes.family, strict=True)]
+        return scores(torch.tensor(right, dtype=torch.float64))
+
+
+def _scenes(generated: Tensor, targets: Targets, name: str) -> SynthBatch:
+    """The scenes of clips that are as they were rendered."""
+    true = targets.scenes
+    assert true is not None
+    if generated.shape != true.video.shape:
+        raise MotionRAGError(
+            f"{name}: clips are {list(generated.shape)}, the scenes were rendered as {list(true.video.shape)}; "
+            "render them in the clips' size"
+        )
+    return true

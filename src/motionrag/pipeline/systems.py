@@ -1,0 +1,149 @@
+"""The systems of a suite, made by one `MotionRAG`: references of each clip, the motion that steers it, its frames.
+
+Everything is taken in batches, so that a clip's motion can be told, and its name known, before it is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from motionrag.errors import MotionRAGError
+from motionrag.evaluation.suite import Suite, System
+from motionrag.evaluation.targets import Asked, asked
+from motionrag.pipeline.parts import recorded_references
+from motionrag.pipeline.rag import MotionRAG
+from motionrag.pipeline.result import RecordedReference
+from motionrag.retrieval.search import FLOOR, Retriever
+from motionrag.types import Reference
+
+Motion = list[Tensor | None]
+"""Motion tokens [1,Q,D] of each clip; None where the base makes it alone."""
+
+
+class Systems:
+    """Makes the clips of a suite's systems.
+
+    Args:
+        rag: Base, bundle and encoders.
+        retrievers: Those of the suite's databases, by name.
+        suite: What is asked for.
+    """
+
+    def __init__(self, rag: MotionRAG, retrievers: Mapping[str, Retriever], suite: Suite) -> None:
+        self.rag, self.retrievers, self.suite = rag, retrievers, suite
+        own = rag.sampling
+        steps, guidance = suite.steps or own.steps, own.guidance if suite.guidance is None else suite.guidance
+        self.sampling = replace(own, steps=steps, guidance=guidance)
+        self.asked: Asked = asked(suite.targets, self.sampling)
+        """The clips."""
+        self._words: dict[str, tuple[list[dict[str, Any]], NDArray[np.float32]]] = {}
+
+    def seed(self, number: int) -> int:
+        """Of a clip's noise."""
+        return self.suite.seed + number
+
+    def references(self, system: System, numbers: Sequence[int]) -> list[list[Reference]]:
+        """Of each clip, best first, with tokens; none where nothing is relevant, or the motion is from elsewhere."""
+        if system.motion != "references":
+            return [[] for _ in numbers]
+        retriever = self.retrievers[system.database]
+        found = []
+        for number in numbers:
+            prompt, exclude = self.asked.prompts[number], self.asked.sources[number : number + 1]
+            if system.search == "motion":
+                query = retriever.query(prompt)
+                found.append(retriever.search(query, system.references, exclude=exclude, tokens=True))
+            else:
+                found.append(self._others(retriever, system, number, set(exclude)))
+        return found
+
+    def motion(self, system: System, numbers: Sequence[int], references: Sequence[Sequence[Reference]]) -> Motion:
+        """What steers each clip."""
+        if system.motion == "none":
+            return [None for _ in numbers]
+        if system.motion == "own":
+            return list(self.rag.encode_motion(list(self.asked.true(numbers)))[:, None])
+        looks = self.rag.encode_images([clip[0] for clip in self.asked.true(numbers)])
+        return [
+            self.rag.adapt(own, look[None], system.fusion) if own else None
+            for own, look in zip(references, looks, strict=True)
+        ]
+
+    def key(self, system: System, number: int, motion: Tensor | None, asked_for: str) -> str:
+        """The name of a clip: 64 hex digits of all that decides it."""
+        own = self.rag.fingerprints
+        parts: list[Any] = [asked_for, asdict(self.sampling), own["base"]]
+        if motion is not None:
+            steered = hashlib.sha256(motion.cpu().numpy().tobytes()).hexdigest()
+            parts += [own["bundle"], steered, repr(system.scale)]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def frames(self, system: System, numbers: Sequence[int], motion: Motion) -> NDArray[np.uint8]:
+        """Clips by number, u8 [B,T,3,H,W]: those with motion in one run of the base, those without in another."""
+        images, made = [clip[0] for clip in self.asked.true(numbers)], dict[int, NDArray[np.uint8]]()
+        for steered in (True, False):
+            own = [i for i, tokens in enumerate(motion) if (tokens is not None) == steered]
+            if own:
+                clips = self.rag.generate(
+                    [images[i] for i in own],
+                    [self.asked.prompts[numbers[i]] for i in own],
+                    torch.cat([motion[i] for i in own]) if steered else None,  # type: ignore[misc]
+                    seeds=[self.seed(numbers[i]) for i in own],
+                    sampling=self.sampling,
+                    scale=system.scale,
+                )
+                made |= dict(zip(own, clips, strict=True))
+        return np.stack([made[i] for i in range(len(numbers))])
+
+    def _others(self, retriever: Retriever, system: System, number: int, exclude: set[str]) -> list[Reference]:
+        """References at random, or by the caption as a whole; those as irrelevant as a search leaves out are too."""
+        rows, vectors = self._all(system.database)
+        wanted = retriever.query(self.asked.prompts[number]).text
+        assert wanted is not None
+        if system.search == "random":
+            order = np.random.default_rng(self.seed(number)).permutation(len(rows))
+            order = order[: system.references]
+            scores = vectors[order] @ wanted
+            order, scores = order[np.argsort(-scores)], np.sort(scores)[::-1]
+            chosen = [(rows[i], s) for i, s in zip(order, scores, strict=True) if s >= FLOOR]
+        else:
+            whole = self._whole(system.database)
+            text = retriever.caption.text  # type: ignore[union-attr]
+            scores = whole @ text.encode([self.asked.prompts[number]])[0]
+            chosen = [(rows[i], scores[i]) for i in np.argsort(-scores, kind="stable")]
+        kept = [(row, score) for row, score in chosen if row["video"] not in exclude][: system.references]
+        return recorded_references(retriever.database, [_recorded(row, float(score)) for row, score in kept])
+
+    def _all(self, database: str) -> tuple[list[dict[str, Any]], NDArray[np.float32]]:
+        """All rows of a database, and the vectors of their captions."""
+        if database not in self._words:
+            retriever = self.retrievers[database]
+            columns = ["id", "video", "start_s", "end_s", "caption", "content_hash"]
+            rows = sorted(retriever.database.rows(columns), key=lambda row: row["id"])
+            if not rows:
+                raise MotionRAGError(f"{retriever.database.uri}: holds no clips")
+            vectors = retriever.caption.encode([row["caption"] for row in rows])  # type: ignore[union-attr]
+            self._words[database] = rows, vectors
+        return self._words[database]
+
+    def _whole(self, database: str) -> NDArray[np.float32]:
+        """Vectors of the captions as a whole, by the text model alone."""
+        name = f"whole {database}"
+        if name not in self._words:
+            rows, _ = self._all(database)
+            text = self.retrievers[database].caption.text  # type: ignore[union-attr]
+            self._words[name] = rows, text.encode([row["caption"] for row in rows])
+        return self._words[name][1]
+
+
+def _recorded(row: Mapping[str, Any], score: float) -> RecordedReference:
+    names = ("id", "video", "start_s", "end_s", "caption", "content_hash")
+    return RecordedReference(score=score, **{name: row[name] for name in names})
