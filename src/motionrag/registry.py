@@ -16,6 +16,7 @@ BASES = {
     EMBEDDED: "motionrag.bases.cogvideox:TINY",
     "cogvideox": "motionrag.bases.cogvideox:SPEC",
     "svd": "motionrag.bases.svd:SPEC",
+    "dynamicrafter": "motionrag.bases.dynamicrafter.spec:SPEC",
 }
 
 

@@ -89,6 +89,8 @@ class Sampling:
     """Denoising steps."""
     guidance: float
     """Strength of classifier-free guidance; 1 and less is without."""
+    negative_prompt: str = ""
+    """What shall not be seen, for guidance to lead away from; empty for nothing in particular."""
 
     def __post_init__(self) -> None:
         for name in ("height", "width", "frames", "steps"):
@@ -98,6 +100,60 @@ class Sampling:
             raise MotionRAGError(f"fps={self.fps} must be more than 0")
         if not (isfinite(self.guidance) and self.guidance >= 0):
             raise MotionRAGError(f"guidance={self.guidance} must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """Which clips a base can make."""
+
+    multiple: int = 8
+    """Height and width are multiples of it."""
+    size: tuple[int, int] | None = None
+    """The only height and width; None for any."""
+    frame_step: int = 1
+    """Frames are one more than a multiple of it."""
+    least_frames: int = 1
+    """The fewest."""
+    frames: int | None = None
+    """The only number of frames; None for any."""
+    negative_prompt: bool = False
+    """Whether it takes one."""
+
+    def check(self, base: str, asked: Mapping[str, Any]) -> None:
+        """Refuse what the base cannot make.
+
+        Args:
+            base: Its name, for the message.
+            asked: Fields of `Sampling`, all or those that are known so far.
+
+        Raises:
+            MotionRAGError: If a rule is broken; the message names it.
+        """
+        height, width = asked.get("height"), asked.get("width")
+        for name, side in (("height", height), ("width", width)):
+            if side is not None and side % self.multiple:
+                raise MotionRAGError(f"{name}={side} must be a multiple of {self.multiple} with the base {base}")
+        if self.size is not None and (height or self.size[0], width or self.size[1]) != self.size:
+            only = f"{self.size[1]}x{self.size[0]}"
+            raise MotionRAGError(f"size={width}x{height}: this {base} model makes clips of {only} alone")
+        frames = asked.get("frames")
+        if frames is not None and frames < self.least_frames:
+            raise MotionRAGError(f"frames={frames} must be at least {self.least_frames} with the base {base}")
+        if frames is not None and self.frames not in (None, frames):
+            raise MotionRAGError(f"frames={frames}: this {base} model makes clips of {self.frames} frames alone")
+        if frames is not None and (frames - 1) % self.frame_step:
+            below = (frames - 1) // self.frame_step * self.frame_step + 1
+            raise MotionRAGError(
+                f"frames={frames} must be one more than a multiple of {self.frame_step} with the base {base}, "
+                f"such as {below} or {below + self.frame_step}"
+            )
+        if asked.get("negative_prompt") and not self.negative_prompt:
+            raise MotionRAGError(f"the base {base} takes no negative prompt: leave it out")
+        if asked.get("negative_prompt") and asked.get("guidance", 2.0) <= 1:
+            raise MotionRAGError(
+                f"a negative prompt acts through guidance, which is off at guidance={asked['guidance']}: "
+                "set it above 1, or leave the negative prompt out"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,6 +180,14 @@ class BaseSpec:
     """Pipeline -> size, frames and steps that its clips are made with unless others are asked for."""
     arguments: Callable[[Any, Sequence[Image], Sequence[str], Sampling], dict[str, Any]]
     """Pipeline, B target images of the sampling's size, B prompts, sampling -> what the pipeline is called with."""
+    rules: Callable[[Any], Rules] = lambda pipe: Rules()
+    """Pipeline, or None while it is not loaded yet -> which clips it can make, as far as can be said by then."""
+    thrifty: Mapping[str, Any] = field(default_factory=dict)
+    """What the pipeline is called with besides where memory is short."""
+    parameters: Mapping[str, int] = field(default_factory=dict)
+    """Parameters of each component of the weights in `repository`, to estimate memory with."""
+    files: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Hub id -> files wanted of it, where the weights are no diffusers pipeline, which tells its files itself."""
     loader: str | None = None
     """"module:function" that makes the pipeline, of a folder or the embedded one, for one that is not on the hub."""
 

@@ -1,10 +1,12 @@
 """Everything that generation takes, tiny, of the real classes, on disk: bases, encoders, bundles, databases."""
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import transformers
 from diffusers import CogVideoXTransformer3DModel
 from PIL import Image
@@ -12,11 +14,14 @@ from PIL import Image
 import motionrag
 from motionrag import testing
 from motionrag.bases import tiny
+from motionrag.bases.dynamicrafter.convert import convert
+from motionrag.bases.loading import load_base
 from motionrag.cli import main
 from motionrag.encoders.text import _minilm_folder
 from motionrag.models.bundle import BundleConfig, MotionBundle
 from motionrag.models.context import ContextConfig
 from motionrag.models.resampler import ResamplerConfig
+from tests.bases.test_dynamicrafter import FRAMES, WORDS, released
 from tests.encoders.conftest import randomised, save_dinov2, save_videomae
 from tests.retrieval.corpus import make_corpus
 
@@ -25,13 +30,15 @@ PROMPT = "open the box"
 UNKNOWN = "a volcano erupts over the sea"
 
 
-BASES = ("cogvideox", "svd", "tiny")
+BASES = ("cogvideox", "svd", "dynamicrafter", "tiny")
 
 
 def save_base(folder, base):
     """A tiny pipeline; that of CogVideoX with MiniLM's tokenizer and a BERT as narrow as it wants."""
     if base == "tiny":
         return save_parts(folder)
+    if base == "dynamicrafter":
+        return save_dynamicrafter(folder)
     if base == "svd":
         pipe = testing.tiny_svd()
     else:
@@ -43,6 +50,20 @@ def save_base(folder, base):
         )
     pipe.save_pretrained(folder)
     return pipe
+
+
+def save_dynamicrafter(folder):
+    """Converted from a tiny checkpoint in the released layout."""
+    tokenizer, checkpoint = folder.with_name("clip"), folder.with_name("dynamicrafter.ckpt")
+    tokenizer.mkdir(parents=True)
+    (tokenizer / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(WORDS)}))
+    (tokenizer / "merges.txt").write_text("#version: 0.2\n")
+    (tokenizer / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "CLIPTokenizer"}))
+    torch.save({"state_dict": released()[0]}, checkpoint)
+    convert(checkpoint, folder, tokenizer=str(tokenizer), frames=FRAMES)
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    (folder / "unet" / "config.json").write_text(json.dumps({**config, "sample_size": [8, 8]}))
+    return load_base(str(folder))
 
 
 def save_parts(folder):

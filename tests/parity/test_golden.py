@@ -1,4 +1,4 @@
-"""The published code's own numbers: every golden file but DynamiCrafter's two.
+"""The published code's own numbers: every golden file but DynamiCrafter's two (test_dynamicrafter.py).
 
 Another folder of the same layout is read with MOTIONRAG_GOLDEN=FOLDER. Largest errors are printed at the end.
 """

@@ -31,10 +31,9 @@ def load_base(name: str, *, like: str | None = None, device: str = "cpu", dtype:
     known = name if name in BASES else like
     spec = base_spec(known) if known is not None else None
     is_parts = Path(name).is_dir() and not (Path(name) / "model_index.json").is_file()
-    with _quiet():
+    with quietly():
         if spec is not None and spec.loader is not None and (name in BASES or is_parts):
-            module, function = spec.loader.split(":")
-            load = getattr(import_module(module), function)
+            load = _imported(spec.loader)
             pipe = (load() if name in BASES else load(Path(name))).to(dtype)
         else:
             pipe = _pretrained(spec.repository if spec is not None and name in BASES else name, dtype)
@@ -46,7 +45,8 @@ def _pretrained(name: str, dtype: torch.dtype) -> Any:
     from diffusers import DiffusionPipeline
 
     try:
-        return DiffusionPipeline.from_pretrained(name, torch_dtype=dtype)
+        own = _own_loader(DiffusionPipeline.load_config(name)["_class_name"])
+        return own(Path(name)).to(dtype) if own else DiffusionPipeline.from_pretrained(name, torch_dtype=dtype)
     except Exception as error:  # readers of weights and configurations raise all kinds
         raise MotionRAGError(
             f"no base model at {name!r}: it is neither one of {', '.join(BASES)}, nor a pipeline's folder, nor a "
@@ -54,8 +54,24 @@ def _pretrained(name: str, dtype: torch.dtype) -> Any:
         ) from error
 
 
+def _own_loader(pipeline: str) -> Any:
+    """The loader of a base whose pipeline class diffusers does not have; None for one that it has."""
+    import diffusers
+
+    if hasattr(diffusers, pipeline):
+        return None
+    loaders = (spec.loader for spec in map(base_spec, BASES) if spec.pipeline == pipeline)
+    loader = next(loaders, None)
+    return _imported(loader) if loader is not None else None
+
+
+def _imported(loader: str) -> Any:
+    module, function = loader.split(":")
+    return getattr(import_module(module), function)
+
+
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """No bars and warnings of diffusers and the Hugging Face libraries inside the block."""
     from diffusers.utils import logging
 

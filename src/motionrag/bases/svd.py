@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from motionrag.types import BaseSpec, Sampling
+from motionrag.types import BaseSpec, Rules, Sampling
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,6 +24,14 @@ def _sampling(pipe: Any) -> Sampling:
     )
 
 
+def _rules(pipe: Any) -> Rules:
+    """Every level of the UNet halves the sides of the latents; halves that meet again must be of one size."""
+    if pipe is None:
+        return Rules(multiple=8, least_frames=2)
+    levels = len(pipe.unet.config.down_block_types)
+    return Rules(multiple=max(8, pipe.vae_scale_factor * 2 ** (levels - 1)), least_frames=2)
+
+
 def _arguments(pipe: Any, images: Sequence[Image], prompts: Sequence[str], sampling: Sampling) -> dict[str, Any]:
     """It takes no prompt: what it says reaches the clip through the references."""
     return {
@@ -33,7 +41,7 @@ def _arguments(pipe: Any, images: Sequence[Image], prompts: Sequence[str], sampl
         "num_frames": sampling.frames,
         "num_inference_steps": sampling.steps,
         "max_guidance_scale": sampling.guidance,
-        "fps": round(sampling.fps),
+        "fps": max(1, round(sampling.fps)),
     }
 
 
@@ -48,4 +56,7 @@ SPEC = BaseSpec(
     guided=lambda pipe: bool(pipe.do_classifier_free_guidance),
     sampling=_sampling,
     arguments=_arguments,
+    rules=_rules,
+    thrifty={"decode_chunk_size": 2},
+    parameters={"unet": 1_524_623_082, "image_encoder": 632_076_800, "vae": 97_742_847},
 )

@@ -15,6 +15,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.vae import DecoderOutput, DiagonalGaussianDistribution
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.utils.accelerate_utils import apply_forward_hook
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
@@ -74,7 +75,7 @@ class Places(nn.Module):
         """[N,D,H,W] to the same."""
         grid = coordinates(x.shape[-2], x.shape[-1], x.device)
         waves = [part(k * math.pi / 2 * grid) for k in (1, 2, 4) for part in (torch.sin, torch.cos)]
-        return x + rearrange(self.project(torch.cat([grid, *waves], dim=-1)), "h w d -> d h w")
+        return x + rearrange(self.project(torch.cat([grid, *waves], dim=-1).to(x.dtype)), "h w d -> d h w")
 
 
 def coordinates(height: int, width: int, device: torch.device) -> Tensor:
@@ -312,6 +313,7 @@ class WarpVAE(ModelMixin, ConfigMixin):
             self.register_buffer(f"{name}_mean", torch.zeros(channels, 1, 1))
             self.register_buffer(f"{name}_std", torch.ones(channels, 1, 1))
 
+    @apply_forward_hook  # type: ignore[untyped-decorator]
     def encode(self, x: Tensor, return_dict: bool = True) -> Any:
         """Video [B,3,T,H,W] in [-1, 1] to the distribution of its standardised latents [B,C,T,H/8,W/8].
 
@@ -336,6 +338,7 @@ class WarpVAE(ModelMixin, ConfigMixin):
         posterior = DiagonalGaussianDistribution(rearrange(both, "b t c h w -> b c t h w"))
         return AutoencoderKLOutput(latent_dist=posterior) if return_dict else (posterior,)
 
+    @apply_forward_hook  # type: ignore[untyped-decorator]
     def decode(self, z: Tensor, return_dict: bool = True) -> Any:
         """Standardised latents [B,C,T,h,w] to video [B,3,T,8h,8w], about in [-1, 1]."""
         B, T = z.shape[0], z.shape[2]

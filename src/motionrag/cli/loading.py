@@ -35,7 +35,7 @@ def add_encoder_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--features", action="store_true", help="keep the encoders' features too (2.9 MB a clip)")
 
 
-def add_device_option(parser: argparse.ArgumentParser) -> None:
+def add_device_option(parser: argparse._ActionsContainer) -> None:
     """The option that says where encoders run."""
     parser.add_argument("--device", default="cpu", help="where encoders run: cpu, cuda, cuda:1, mps (default: cpu)")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
     from torch import Tensor
 
@@ -41,6 +42,9 @@ class TextEncoder(Protocol):
     def info(self) -> EncoderInfo:
         """Which encoder it is."""
 
+    def to(self, device: torch.device | str) -> None:
+        """Move it to another device."""
+
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """N sentences to f32 [N, D], each of length 1: the dot product is the cosine.
 
@@ -59,6 +63,9 @@ class VideoEncoder(Protocol):
     @property
     def preparation(self) -> Preparation:
         """Which frames of a clip it takes and how they are resized and cropped; runs in decode workers."""
+
+    def to(self, device: torch.device | str) -> None:
+        """Move it to another device."""
 
     def encode(self, batch: Tensor | NDArray[np.uint8]) -> Tensor:
         """Prepared frames u8 [B,S,3,h,w], range [0, 255], to features f32 [B,L,D] on the encoder's device.

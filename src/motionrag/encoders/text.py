@@ -36,6 +36,10 @@ class SentenceEncoder:
         self._model = model
         self._batch_size = batch_size
 
+    def to(self, device: Any) -> None:
+        """Move it to another device."""
+        self._model.to(device)
+
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """N sentences to f32 [N, D], each of length 1.
 

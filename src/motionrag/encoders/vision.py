@@ -46,6 +46,12 @@ class VisionEncoder(ABC):
         self._mean = torch.tensor(preparation.mean, device=self._device).view(3, 1, 1)
         self._std = torch.tensor(preparation.std, device=self._device).view(3, 1, 1)
 
+    def to(self, device: torch.device | str) -> None:
+        """Move it to another device."""
+        self._network.to(device)
+        self._device = torch.device(device)
+        self._mean, self._std = self._mean.to(device), self._std.to(device)
+
     @staticmethod
     @abstractmethod
     def frames(config: Any) -> int:

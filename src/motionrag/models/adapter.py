@@ -26,7 +26,7 @@ class AdapterConfig:
     """Which sites of which base a Motion-Adapter holds projections for."""
 
     base: str
-    """Short name of the base model, a key of `motionrag.registry.BASES` (or "dynamicrafter")."""
+    """Short name of the base model, a key of `motionrag.registry.BASES`."""
     motion_dim: int
     """Width D of the motion tokens."""
     sites: Mapping[str, int]

@@ -13,7 +13,7 @@ from motionrag import checkpoint
 from motionrag.errors import MotionRAGError
 from motionrag.evaluation.suite import DatabaseRecipe, SynthClips
 from motionrag.models.bundle import MotionBundle
-from motionrag.pipeline.parts import check_tokens
+from motionrag.pipeline.parts import KINDS
 from motionrag.registry import EMBEDDED, embedded
 from motionrag.retrieval.encoding import ClipEncoders, Tokenizer
 from motionrag.retrieval.ingest import Progress, ingest
@@ -52,7 +52,7 @@ def _open(
 ) -> Retriever:
     uri = str(embedded("database")) if recipe.path == EMBEDDED else recipe.path
     source = MotionDatabase.open(uri)
-    check_tokens(source, bundle, "the bundle given")
+    _check_tokens(source, like.database)
     database = source
     if recipe.add is not None or recipe.share < 1:
         if not Path(uri).is_dir():
@@ -69,6 +69,17 @@ def _open(
             encoders = _encoders(like, database, bundle)
             ingest(read_jobs(corpus), database, encoders, workers=os.cpu_count() or 1, progress=progress)
     return Retriever(database, like.caption, motion=like.motion, appearance=like.appearance)
+
+
+def _check_tokens(database: MotionDatabase, like: MotionDatabase) -> None:
+    """Refuse a database whose tokens are of other weights than those of the one that the bundle was loaded with."""
+    for kind in KINDS:
+        made, wanted = (getattr(one.settings, f"{kind}_tokens") for one in (database, like))
+        if made is None or made.fingerprint != wanted.fingerprint:
+            raise MotionRAGError(
+                f"{database.uri}: its {kind} tokens are not of the bundle {wanted.bundle}; make them anew: "
+                f"`motionrag ingest {database.uri} --db NEW --bundle {wanted.bundle}`"
+            )
 
 
 def _name(recipe: DatabaseRecipe, source: MotionDatabase) -> str:

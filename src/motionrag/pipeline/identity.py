@@ -14,19 +14,21 @@ from motionrag.retrieval.schema import DatabaseSettings
 from motionrag.types import BaseSpec
 
 
-def fingerprints(pipe: Any, spec: BaseSpec, database: DatabaseSettings) -> dict[str, str]:
-    """SHA-256, 64 hex digits, of base and encoders; the base's text encoder is left out, being huge."""
+def base_fingerprint(pipe: Any, spec: BaseSpec) -> str:
+    """SHA-256, 64 hex digits, of denoiser, VAE and scheduler; the base's text encoder is left out, being huge."""
     state = {
         f"{part}.{name}": tensor
         for part in (spec.denoiser, "vae")
         for name, tensor in getattr(pipe, part).state_dict().items()
     }
     scheduler = {key: str(value) for key, value in pipe.scheduler.config.items() if not key.startswith("_")}
-    found = {"base": checkpoint.fingerprint(state, {"scheduler": type(pipe.scheduler).__name__, **scheduler})}
-    for kind in ("motion", "appearance"):
-        info = getattr(database, kind)
-        found[f"{kind} encoder"] = info.fingerprint if info is not None else ""
-    return found
+    return checkpoint.fingerprint(state, {"scheduler": type(pipe.scheduler).__name__, **scheduler})
+
+
+def encoder_fingerprints(database: DatabaseSettings) -> dict[str, str]:
+    """Likewise, of the motion and the appearance encoder that a database's tokens are of."""
+    infos = {kind: getattr(database, kind) for kind in ("motion", "appearance")}
+    return {f"{kind} encoder": info.fingerprint if info is not None else "" for kind, info in infos.items()}
 
 
 def versions() -> dict[str, str]:

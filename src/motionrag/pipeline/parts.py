@@ -92,6 +92,20 @@ def check_base(base: str, bundle: MotionBundle, name: str) -> None:
         )
 
 
+def recorded(reference: Reference) -> RecordedReference:
+    """A reference as settings keep it."""
+    record = reference.record
+    return RecordedReference(
+        id=record.id,
+        score=reference.score,
+        video=record.video,
+        start_s=record.start_s,
+        end_s=record.end_s,
+        caption=record.caption,
+        content_hash=record.content_hash,
+    )
+
+
 def recorded_references(database: MotionDatabase, recorded: Sequence[RecordedReference]) -> list[Reference]:
     """The references that settings name, in their order, with tokens; no search.
 

@@ -5,30 +5,32 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from motionrag.bases.loading import load_base
+from motionrag.bases.loading import load_base, quietly
 from motionrag.encoders.source import checked_device
-from motionrag.errors import MotionRAGError
+from motionrag.errors import MotionRAGError, did_you_mean
 from motionrag.models.bundle import MotionBundle
-from motionrag.pipeline.identity import fingerprints, image_hash, versions
+from motionrag.pipeline.identity import encoder_fingerprints, image_hash, versions
+from motionrag.pipeline.memory import FULL, check_memory, told_plainly
 from motionrag.pipeline.parts import (
     check_base,
     check_tokens,
     default_dtype,
     load_bundle,
     load_retriever,
+    recorded,
     recorded_references,
 )
 from motionrag.pipeline.picture import TargetImage, pixels
-from motionrag.pipeline.result import GenerationSettings, RecordedReference, Video
-from motionrag.pipeline.stages import Report, Stages, check_prompt
-from motionrag.registry import BASES, EMBEDDED
+from motionrag.pipeline.result import GenerationSettings, Video
+from motionrag.pipeline.stages import Report, Stages, check_prompt, check_seed
+from motionrag.registry import BASES, EMBEDDED, base_spec
 from motionrag.retrieval.search import Retriever
 from motionrag.types import Reference, Sampling, Scale
 
@@ -37,23 +39,35 @@ class MotionRAG(Stages):
     """Images and prompts to clips; the stages one by one, and in batches, are methods too.
 
     Args:
-        pipe: The diffusers pipeline of the base, on its device; the adapter stays attached, idle outside calls.
-        bundle: The bundle made for that base; it is moved there, and put into float32.
+        pipe: The diffusers pipeline of the base; the adapter stays attached, idle outside calls.
+        bundle: The bundle made for that base; it is moved to the device, and put into float32.
         retriever: A database of this bundle's tokens, with its caption, motion and appearance encoders, there too.
         names: Where they are from, for the settings: "base", "bundle" and "database".
+        device: Where the pipeline runs; None to ask it.
+        memory: "full" leaves the pipeline as it is; "offload" and "low" want it on the CPU and arrange it.
+        compile: Whether to compile the denoiser, which "full" alone allows.
 
     Raises:
         MotionRAGError: If they do not belong together.
     """
 
     def __init__(
-        self, pipe: Any, bundle: MotionBundle, retriever: Retriever, *, names: Mapping[str, str] | None = None
+        self,
+        pipe: Any,
+        bundle: MotionBundle,
+        retriever: Retriever,
+        *,
+        names: Mapping[str, str] | None = None,
+        device: torch.device | str | None = None,
+        memory: str = FULL,
+        compile: bool = False,
     ) -> None:
         self.names = dict(names or {})
         check_tokens(retriever.database, bundle, self.names.get("bundle", "the bundle given"))
         made = bundle.fingerprint()  # as it was loaded
-        super().__init__(pipe, bundle, retriever)
-        self.fingerprints = {**fingerprints(pipe, self.spec, retriever.database.settings), "bundle": made}
+        super().__init__(pipe, bundle, retriever, device=device, memory=memory, compile=compile)
+        encoders = encoder_fingerprints(retriever.database.settings)
+        self.fingerprints = {"base": self.fingerprint, **encoders, "bundle": made}
         """Of all that decides a clip: base, bundle, motion and appearance encoder."""
 
     @classmethod
@@ -61,36 +75,54 @@ class MotionRAG(Stages):
         cls,
         *,
         base: str | None = None,
+        model: str | None = None,
         bundle: str = EMBEDDED,
         db: str | None = None,
         device: str = "cpu",
         dtype: torch.dtype | None = None,
+        memory: str = FULL,
+        compile: bool = False,
+        asked: Mapping[str, Any] | None = None,
     ) -> MotionRAG:
         """Load all parts.
 
         Args:
             base: A name of `motionrag.registry.BASES`, a diffusers folder or a hub id; the bundle's own if left out.
+            model: Folder or hub id of the base's weights; those its authors published if left out.
             bundle: The embedded one, "tiny", or a folder or hub id.
             db: A database of the bundle's tokens, as for `MotionDatabase.open`; the embedded bundle has one of its
                 own, "tiny".
             device: Where everything runs.
             dtype: What the base computes in: by default float32 on the CPU and bfloat16 elsewhere.
+            memory: "full" has all on the device; "offload" one model at a time; "low" one layer at a time, and the
+                denoiser in float8.
+            compile: Whether to compile the denoiser: minutes to begin with, then faster.
+            asked: Changes to `MotionRAG.sampling` to come: what the base cannot make is refused before it is loaded.
 
         Raises:
             MotionRAGError: If a part is missing, or they do not belong together.
         """
-        checked_device(device)
+        check_memory(memory, checked_device(device), compiled=compile)
         if db is None and bundle != EMBEDDED:
             raise MotionRAGError(f"the bundle {bundle} needs a database of its tokens: name one with --db")
         parts = load_bundle(bundle)
-        base = base or parts.config.adapter.base
+        made = parts.config.adapter.base
+        base = base or made
         check_base(base, parts, bundle)
+        if model is not None and base not in BASES:
+            raise MotionRAGError(
+                f"base {base} and model {model} both say where the weights are: leave one of them out"
+            )
+        base_spec(made).rules(None).check(made, asked or {})
         retriever = load_retriever(db or EMBEDDED, bundle, device)
         check_tokens(retriever.database, parts, bundle)  # before the base, which may be large, is loaded
-        names = {"base": base, "bundle": bundle, "database": db or EMBEDDED}
-        made = parts.config.adapter.base
-        pipe = load_base(base, like=made, device=device, dtype=dtype or default_dtype(device))
-        return cls(pipe, parts, retriever, names={kind: _absolute(name) for kind, name in names.items()})
+        source = model or base
+        names = {"base": source, "bundle": bundle, "database": db or EMBEDDED}
+        start = device if memory == FULL else "cpu"
+        names = {kind: _absolute(name) for kind, name in names.items()}
+        with quietly(), told_plainly("loading the base", memory):
+            pipe = load_base(source, like=made, device=start, dtype=dtype or default_dtype(device))
+            return cls(pipe, parts, retriever, names=names, device=device, memory=memory, compile=compile)
 
     def __call__(
         self,
@@ -100,10 +132,9 @@ class MotionRAG(Stages):
         references: int = 9,
         reference_videos: Sequence[str | Path] = (),
         seed: int = 0,
-        steps: int | None = None,
-        guidance: float | None = None,
         scale: Scale = 1.0,
         report: Report | None = None,
+        **changes: Any,
     ) -> Video:
         """Let an image move as a prompt says, and as the references do.
 
@@ -114,22 +145,56 @@ class MotionRAG(Stages):
                 the bare base makes the clip.
             reference_videos: Videos to follow instead of a search, the most fitting first.
             seed: Of the noise: the same seed gives the same clip.
-            steps: Denoising steps; the base's own number if left out.
-            guidance: Strength of guidance; likewise.
             scale: Strength of the motion, as for `AttachedAdapter.condition`.
             report: Called after each denoising step.
+            changes: To `MotionRAG.sampling`, field by field: height, width, frames, fps, steps, guidance,
+                negative_prompt.
 
         Raises:
             MotionRAGError: If an argument is impossible, or a reference video cannot be read.
         """
-        asked = len(reference_videos) or references
+        videos = list(reference_videos)
+        settings, target = self._asked(image, prompt, references, videos, seed, scale, changes)
+        with _timed(settings.timings, "retrieve"):
+            found = self.read_references(videos) if videos else self.retrieve(prompt, settings.asked)
+        settings = replace(settings, references=[recorded(reference) for reference in found])
+        return self._make(target, found, settings, report)
+
+    def asked(
+        self,
+        image: TargetImage,
+        prompt: str,
+        *,
+        references: int = 9,
+        reference_videos: Sequence[str | Path] = (),
+        seed: int = 0,
+        scale: Scale = 1.0,
+        **changes: Any,
+    ) -> GenerationSettings:
+        """The settings of a clip before its references are found; arguments as for making it.
+
+        Raises:
+            MotionRAGError: If an argument is impossible.
+        """
+        return self._asked(image, prompt, references, list(reference_videos), seed, scale, changes)[0]
+
+    def _asked(
+        self,
+        image: TargetImage,
+        prompt: str,
+        references: int,
+        videos: Sequence[str | Path],
+        seed: int,
+        scale: Scale,
+        changes: Mapping[str, Any],
+    ) -> tuple[GenerationSettings, Image.Image]:
+        """Settings without references, and what the base gets of the image."""
+        asked = len(videos) or references
         self._check_count(asked)
-        sampling = self._sampling(steps, guidance)
+        sampling = self._sampling(changes)
         source, target = self._target(image, sampling)
         check_prompt(prompt)
-        timings: dict[str, float] = {}
-        with _timed(timings, "retrieve"):
-            found = self.read_references(reference_videos) if reference_videos else self.retrieve(prompt, asked)
+        check_seed(seed)
         settings = GenerationSettings(
             prompt=prompt,
             image=source,
@@ -138,17 +203,12 @@ class MotionRAG(Stages):
             scale=scale if isinstance(scale, (int, float)) else list(scale),
             sampling=sampling,
             asked=asked,
-            references=[_recorded(reference) for reference in found],
-            from_videos=bool(reference_videos),
-            device=str(self.device),
+            references=[],
+            from_videos=bool(videos),
             fingerprints=self.fingerprints,
-            versions=versions(),
-            timings=timings,
-            base=self.names.get("base"),
-            bundle=self.names.get("bundle"),
-            database=self.names.get("database"),
+            **self._here(),
         )
-        return self._make(target, found, settings, report)
+        return settings, target
 
     def repeat(
         self, settings: GenerationSettings, image: TargetImage | None = None, *, report: Report | None = None
@@ -174,19 +234,9 @@ class MotionRAG(Stages):
         source, target = self._target(settings.image if image is None else image, settings.sampling)  # type: ignore[arg-type]
         if image_hash(target) != settings.image_hash:
             raise MotionRAGError(f"{source or 'the image'}: is not the target image that the clip was made from")
-        timings: dict[str, float] = {}
-        with _timed(timings, "retrieve"):
+        again = replace(settings, image=source, **self._here())
+        with _timed(again.timings, "retrieve"):
             found = self._recorded_references(settings)
-        again = replace(
-            settings,
-            image=source,
-            base=self.names.get("base"),
-            bundle=self.names.get("bundle"),
-            database=self.names.get("database"),
-            device=str(self.device),
-            versions=versions(),
-            timings=timings,
-        )
         return self._make(target, found, again, report)
 
     def bare(
@@ -230,13 +280,27 @@ class MotionRAG(Stages):
                 raise MotionRAGError(f"{then.video}: is not the reference video that the clip was made with")
         return found
 
-    def _sampling(self, steps: int | None, guidance: float | None) -> Sampling:
-        own = self.sampling
-        return replace(
-            own,
-            steps=own.steps if steps is None else steps,
-            guidance=own.guidance if guidance is None else guidance,
-        )
+    def _sampling(self, changes: Mapping[str, Any]) -> Sampling:
+        """The base's own with changes; refused, before anything is computed, if it makes no such clips."""
+        known = [field.name for field in fields(Sampling)]
+        for name in changes:
+            if name not in known:
+                raise MotionRAGError(f"{name!r} is no part of a base's sampling{did_you_mean(name, known)}")
+        sampling = replace(self.sampling, **changes)
+        self.spec.rules(self.pipe).check(self.spec.name, asdict(sampling))
+        return sampling
+
+    def _here(self) -> dict[str, Any]:
+        """What settings tell of this `MotionRAG`."""
+        return {
+            **{part: self.names.get(part) for part in ("base", "bundle", "database")},
+            "device": str(self.device),
+            "dtype": self.dtype,
+            "memory": self.memory,
+            "compile": self.compiled,
+            "versions": versions(),
+            "timings": {},
+        }
 
     def _check_count(self, references: int) -> None:
         most = self.bundle.config.context.max_references
@@ -249,19 +313,6 @@ def _timed(timings: dict[str, float], stage: str) -> Iterator[None]:
     began = time.perf_counter()
     yield
     timings[stage] = round(time.perf_counter() - began, 6)
-
-
-def _recorded(reference: Reference) -> RecordedReference:
-    record = reference.record
-    return RecordedReference(
-        id=record.id,
-        score=reference.score,
-        video=record.video,
-        start_s=record.start_s,
-        end_s=record.end_s,
-        caption=record.caption,
-        content_hash=record.content_hash,
-    )
 
 
 def _absolute(name: str) -> str:

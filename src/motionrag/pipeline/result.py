@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from motionrag.config import parse
 from motionrag.errors import MotionRAGError
@@ -74,6 +74,12 @@ class GenerationSettings:
     """Likewise of the database."""
     device: str = "cpu"
     """Where it ran."""
+    dtype: str | None = None
+    """What the base computed in; None for settings that do not tell, which is the device's own."""
+    memory: str = "full"
+    """The mode, of `motionrag.pipeline.memory`, in which it ran."""
+    compile: bool = False
+    """Whether the base was compiled."""
     fingerprints: dict[str, str]
     """Of base, bundle, and motion and appearance encoder: SHA-256, 64 hex digits each."""
     versions: dict[str, str]
@@ -84,6 +90,13 @@ class GenerationSettings:
     def __post_init__(self) -> None:
         if isinstance(self.scale, (int, float)) and not isfinite(self.scale):
             raise MotionRAGError(f"scale={self.scale} must be finite")
+
+    def asks_for(self) -> dict[str, Any]:
+        """What was asked for, and of which parts, apart from what was found and how long it took."""
+        told = asdict(self)
+        for name in ("references", "device", "versions", "timings"):
+            del told[name]
+        return told
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> GenerationSettings:
@@ -153,8 +166,7 @@ def check_output(path: str | os.PathLike[str]) -> Path:
         VideoError: If the suffix is unknown, the folder missing or not writable, or the path a folder.
     """
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise VideoError(path, f"the suffix {path.suffix!r} names no format; use one of {', '.join(SUFFIXES)}")
+    check_suffix(path)
     if not path.parent.is_dir():
         raise VideoError(path, f"there is no folder {path.parent}; create it first")
     if path.is_dir():
@@ -162,3 +174,13 @@ def check_output(path: str | os.PathLike[str]) -> Path:
     if not os.access(path.parent, os.W_OK):
         raise VideoError(path, f"the folder {path.parent} cannot be written to")
     return path
+
+
+def check_suffix(path: Path) -> None:
+    """Refuse a name that says no format.
+
+    Raises:
+        VideoError: If its suffix is unknown.
+    """
+    if path.suffix.lower() not in SUFFIXES:
+        raise VideoError(path, f"the suffix {path.suffix!r} names no format; use one of {', '.join(SUFFIXES)}")

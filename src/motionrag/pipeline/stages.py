@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from motionrag.bases.attachment import attach
+from motionrag.bases.loading import quietly
 from motionrag.errors import MotionRAGError
 from motionrag.models.bundle import MotionBundle
 from motionrag.models.fusion import fuse
+from motionrag.pipeline.identity import base_fingerprint
+from motionrag.pipeline.memory import FULL, arrange, check_memory, move_encoders, told_plainly
 from motionrag.pipeline.picture import TargetImage, fitted, picture, pixels
 from motionrag.registry import base_spec
 from motionrag.retrieval.ingest import FRAMES, clip_id
@@ -36,19 +40,36 @@ class Stages:
     The adapter stays attached to the pipeline, idle outside of `generate`.
 
     Args:
-        pipe: The diffusers pipeline of the base, on its device.
-        bundle: The bundle made for that base; it is moved there, and put into float32.
+        pipe: The diffusers pipeline of the base.
+        bundle: The bundle made for that base; it is moved to the device, and put into float32.
         retriever: A database of this bundle's tokens, with its caption, motion and appearance encoders, there too.
+        device: Where the pipeline runs; None to ask it.
+        memory: The mode of `motionrag.pipeline.memory` it shall run in. Modes other than "full" want a pipeline that
+            is on the CPU; they move the encoders out of the way of the base too.
+        compile: Whether to compile the denoiser; only in the mode "full".
 
     Raises:
-        MotionRAGError: If the bundle is not made for that base.
+        MotionRAGError: If the bundle is not made for that base, or the mode cannot be had.
     """
 
-    def __init__(self, pipe: Any, bundle: MotionBundle, retriever: Retriever) -> None:
+    def __init__(
+        self,
+        pipe: Any,
+        bundle: MotionBundle,
+        retriever: Retriever,
+        *,
+        device: torch.device | str | None = None,
+        memory: str = FULL,
+        compile: bool = False,
+    ) -> None:
         self.spec = base_spec(bundle.config.adapter.base)
         self.pipe, self.retriever = pipe, retriever
-        self.device = torch.device(pipe.device)
+        self.device = torch.device(device or pipe._execution_device)
+        self.memory, self.compiled = memory, compile
+        check_memory(memory, self.device, compiled=compile)
         self.bundle = bundle.float().to(self.device).eval()
+        if memory != FULL:
+            self.bundle.adapter.to("cpu")
         if self.spec.pipeline not in [cls.__name__ for cls in type(pipe).__mro__]:
             raise MotionRAGError(
                 f"the bundle is made for {self.spec.name}, a {self.spec.pipeline}; the base is {type(pipe).__name__}"
@@ -59,9 +80,17 @@ class Stages:
         self.null = self._no_motion()
         """Motion tokens [1,Q,D] of a clip in which nothing is, against which guidance sets the motion."""
         retriever.query("something moves")  # loads the lexicon and the tagger
+        self.fingerprint = base_fingerprint(pipe, self.spec)  # of the weights as loaded, before they are arranged
+        """Of the base: SHA-256, 64 hex digits."""
+        self.dtype = str(getattr(pipe, self.spec.denoiser).dtype).removeprefix("torch.")
+        """What the base computes in."""
+        arrange(pipe, self.spec, memory, self.device)
+        if compile:
+            getattr(pipe, self.spec.denoiser).compile()
 
     def retrieve(self, prompt: str, k: int = 9, **options: Any) -> list[Reference]:
         """The references for a prompt, best first, with their tokens; options are those of `Retriever.search`."""
+        self._place_encoders(self.device)
         return self.retriever.search(self.retriever.query(prompt), k, tokens=True, **options)
 
     def read_references(self, videos: Sequence[str | Path]) -> list[Reference]:
@@ -148,7 +177,7 @@ class Stages:
             RGB u8 [B,T,3,H,W], range [0, 255].
 
         Raises:
-            MotionRAGError: If there are not B of each, or a prompt is empty.
+            MotionRAGError: If there are not B of each, a prompt is empty, or the base does not make such clips.
         """
         counts = {len(images), len(prompts), len(seeds), len(images) if motion is None else len(motion)}
         if len(counts) > 1 or not images:
@@ -159,20 +188,27 @@ class Stages:
             check_prompt(prompt)
             check_seed(seed)
         sampling = sampling or self.sampling
+        self.spec.rules(self.pipe).check(self.spec.name, asdict(sampling))
         targets = [self._target(image, sampling)[1] for image in images]
         arguments = self.spec.arguments(self.pipe, targets, prompts, sampling)
+        if self.memory != FULL:
+            arguments |= self.spec.thrifty
         arguments["generator"] = [torch.Generator().manual_seed(seed) for seed in seeds]
         if report is not None:
             arguments["callback_on_step_end"] = _after_step(report, sampling.steps)
-        with nullcontext() if motion is None else self._attached.condition(motion, self.null, scale):
+        self._place_encoders(torch.device("cpu"))
+        conditioned = nullcontext() if motion is None else self._attached.condition(motion, self.null, scale)
+        work = f"making {sampling.frames} frames of {sampling.width}x{sampling.height}"
+        with quietly(), told_plainly(work, self.memory, compiled=self.compiled), conditioned:
             frames: Tensor = self.pipe(**arguments, output_type="pt").frames
         if not torch.isfinite(frames).all():
-            raise MotionRAGError(f"the base made values that are not finite in {self.pipe.dtype}: try float32")
+            raise MotionRAGError(f"the base made values that are not finite in {self.dtype}: try float32")
         return (frames.float() * 255).round().to(torch.uint8).cpu().numpy()
 
     @torch.no_grad()
     def _tokens(self, kind: str, clips: Sequence[NDArray[np.uint8]]) -> Tensor:
         """Frames of clips, each u8 [T,3,H,W], to tokens [B,Q,D], as an ingest makes them."""
+        self._place_encoders(self.device)
         encoder: Any = getattr(self.retriever, kind)
         features = encoder.encode(np.stack([encoder.preparation(frames) for frames in clips]))
         return getattr(self.bundle, f"{kind}_resampler")(features.to(self.device))
@@ -183,6 +219,11 @@ class Stages:
         encoder: Any = self.retriever.motion
         grey = torch.zeros(1, encoder.preparation.frames, 3, *encoder.preparation.crop, device=self.device)
         return self.bundle.motion_resampler(encoder.features(grey).float())
+
+    def _place_encoders(self, device: torch.device) -> None:
+        """Where memory is short, bring the encoders to their work, and out of the way of the base."""
+        if self.memory != FULL:
+            move_encoders(self.retriever, device)
 
     def _target(self, image: TargetImage, sampling: Sampling) -> tuple[str | None, Image.Image]:
         """Where it lies, if it is a file, and what the base gets of it."""

@@ -27,10 +27,10 @@ class SampleSettings:
 
     count: int = 6
     """Held-out clips, at most; 0 makes none."""
-    steps: int = 12
-    """Denoising steps."""
-    guidance: float = 2.0
-    """Strength of guidance; 1 is without."""
+    steps: int | None = 12
+    """Denoising steps; None takes the base's own."""
+    guidance: float | None = 2.0
+    """Strength of guidance; 1 is without; None takes the base's own."""
     seed: int = 0
     """Of their noise."""
 
@@ -65,7 +65,8 @@ class Denoising:
         self.rows, self.held_out = split(len(self.cache), data.held_out)
         self.objective = objective_of(pipe.scheduler, objective)
         self.motion_weight = objective.motion_weight
-        self.dropped_prompt = self.cache.constant("prompt")
+        self.dropped = {name: self.cache.constant(name) for name in self.conditioning.dropped}
+        """What takes the place of these arrays where the prompt is dropped."""
 
     @property
     def denoiser(self) -> nn.Module:
@@ -82,9 +83,10 @@ class Denoising:
         batch = {name: self.cache.take(name, rows) for name in self.conditioning.arrays}
         prompts = batch["prompt"]
         chosen = torch.randint(prompts.shape[1], (len(rows),), generator=generator)
-        prompt = prompts[torch.arange(len(rows)), chosen]
+        batch["prompt"] = prompts[torch.arange(len(rows)), chosen]
         drop = torch.rand(len(rows), generator=generator) < drop_prompt
-        batch["prompt"] = torch.where(drop[:, None, None], self.dropped_prompt, prompt)
+        for name, nothing in self.dropped.items():
+            batch[name] = torch.where(drop[:, None, None], nothing, batch[name])
         return batch
 
     def loss(self, denoiser: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
@@ -112,13 +114,15 @@ class Denoising:
     def generate(self, rows: Tensor, first: Tensor, settings: SampleSettings) -> Tensor:
         """Clips u8 [B,T,3,H,W] by the unmodified pipeline, from first frames u8 [B,3,H,W] and cached prompts."""
         batch = self.batch(rows, 0.0, torch.Generator().manual_seed(settings.seed))
-        sampling = replace(self.sampling, steps=settings.steps, guidance=settings.guidance)
+        changes: dict[str, Any] = {"steps": settings.steps, "guidance": settings.guidance}
+        sampling = replace(self.sampling, **{name: value for name, value in changes.items() if value is not None})
         images = [picture(frame) for frame in first]
         arguments = self.spec.arguments(self.pipe, images, [""] * len(rows), sampling)
-        if "prompt" in arguments:
-            arguments["prompt"] = None
+        arguments |= {
+            name: None for name in ("prompt", "negative_prompt") if name in arguments
+        }  # cached ones instead
         generator = torch.Generator().manual_seed(settings.seed)
-        arguments |= self.conditioning.arguments(images, batch, self.dropped_prompt)
+        arguments |= self.conditioning.arguments(images, batch, self.dropped["prompt"])
         frames = self.pipe(**arguments, generator=generator, output_type="np").frames
         made = torch.from_numpy(np.asarray(frames)).permute(0, 1, 4, 2, 3)
         return (made.clamp(0, 1) * 255).round().to(torch.uint8)

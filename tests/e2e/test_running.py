@@ -1,0 +1,228 @@
+"""How the bases run: sizes and rates of a clip, memory modes, precision; and that settings repeat all of it."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+import motionrag
+from motionrag.cli import main
+from motionrag.pipeline.memory import check_memory, told_plainly
+from motionrag.registry import base_spec
+from motionrag.types import Rules
+from motionrag.video import probe
+from tests.e2e.conftest import BASES, PROMPT
+
+
+@pytest.fixture
+def run(capsys):
+    """Run the command line; returns (exit code, standard output, standard error)."""
+
+    def run(*arguments):
+        code = main(["generate", *map(str, arguments)])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run
+
+
+@pytest.fixture
+def new(run, home):
+    """A clip of the test image in two steps."""
+
+    def new(out, *arguments, base="cogvideox"):
+        parts = [f"--{part}={home / base}-{part}" for part in ("base", "bundle", "db")]
+        return run("--image", home / "image.png", "--prompt", PROMPT, "--steps=2", *parts, "--out", out, *arguments)
+
+    return new
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        (["--memory=offload", "--dtype=bfloat16"], {"memory": "offload", "dtype": "bfloat16"}),
+        (["--memory=low"], {"memory": "low", "dtype": "float32"}),
+    ],
+    ids=["offload", "low"],
+)
+def test_every_way_to_run_is_kept_and_repeated(new, run, home, tmp_path, base, options, kept):
+    """End to end on pipelines on disk; the settings file makes the same clip, bit for bit."""
+    code, _, err = new(tmp_path / "clip.webp", *options, base=base)
+    assert code == 0, err
+    settings = json.loads((tmp_path / "clip.json").read_text())
+    assert {name: settings[name] for name in kept} == kept
+    assert len(settings["references"]) == 2
+    code, _, err = run("--settings", tmp_path / "clip.json", "--out", tmp_path / "again.webp")
+    assert code == 0, err
+    assert (tmp_path / "again.webp").read_bytes() == (tmp_path / "clip.webp").read_bytes()
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_what_the_modes_do(home, base):
+    """Layers in float8 but for norms and the VAE; the VAE in tiles; ours untouched, and the motion felt."""
+    parts = {"base": f"{base}-base", "bundle": f"{base}-bundle", "db": f"{base}-db"}
+    named = {part: str(home / name) for part, name in parts.items()}
+    rags = {mode: motionrag.MotionRAG.from_pretrained(**named, memory=mode) for mode in ("full", "offload", "low")}
+    fingerprints = {mode: rag.fingerprints for mode, rag in rags.items()}
+    assert fingerprints["full"] == fingerprints["offload"] == fingerprints["low"]
+    for mode, rag in rags.items():
+        denoiser = getattr(rag.pipe, rag.spec.denoiser)
+        dtypes = {parameter.dtype for parameter in denoiser.parameters()}
+        assert (torch.float8_e4m3fn in dtypes) == (mode == "low")
+        assert {parameter.dtype for parameter in rag.bundle.parameters()} == {torch.float32}
+        assert rag.pipe.vae.dtype == torch.float32
+        if base == "cogvideox":
+            assert rag.pipe.vae.use_tiling is rag.pipe.vae.use_slicing is (mode != "full")
+        video = rag(home / "image.png", PROMPT, steps=2)
+        assert (video.frames != rag.bare(video.settings).frames).any()
+        assert rag.pipe._execution_device.type == rag.device.type == "cpu"
+
+
+def test_size_frames_and_rate(new, run, tmp_path):
+    """The clip is what was asked for, and its settings say so."""
+    options = ["--size=48x32", "--frames=17", "--fps=12.5", "--guidance=2.5", "--negative-prompt=blur"]
+    code, _, err = new(tmp_path / "clip.mp4", *options)
+    assert code == 0, err
+    found = probe(tmp_path / "clip.mp4")
+    assert (found.width, found.height, found.frames, round(found.fps, 6)) == (48, 32, 17, 12.5)
+    sampling = json.loads((tmp_path / "clip.json").read_text())["sampling"]
+    wanted = {"width": 48, "height": 32, "frames": 17, "fps": 12.5, "guidance": 2.5, "negative_prompt": "blur"}
+    assert sampling == {**wanted, "steps": 2}
+    assert run("--settings", tmp_path / "clip.json", "--out", tmp_path / "again.mp4")[0] == 0
+    assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / "clip.mp4").read_bytes()
+    assert new(tmp_path / "other.mp4", *options[:-1])[0] == 0
+    assert (tmp_path / "other.mp4").read_bytes() != (tmp_path / "clip.mp4").read_bytes()
+
+
+def test_several_seeds(new, run, tmp_path):
+    """A clip of each, the same as alone; models are loaded once."""
+    code, out, _ = new(tmp_path / "clip.webp", "--seed", "3", "5")
+    assert code == 0
+    names = ["clip.seed3.webp", "clip.seed3.json", "clip.seed5.webp", "clip.seed5.json"]
+    assert out.split() == [str(tmp_path / name) for name in names]
+    assert new(tmp_path / "alone.webp", "--seed=5")[0] == 0
+    assert (tmp_path / "alone.webp").read_bytes() == (tmp_path / "clip.seed5.webp").read_bytes()
+    assert (tmp_path / "clip.seed3.webp").read_bytes() != (tmp_path / "clip.seed5.webp").read_bytes()
+
+
+def test_weights_by_model(run, home, tmp_path):
+    """--base says which base, --model where it is; settings name the place."""
+    fixed = ["--image", home / "image.png", "--prompt", PROMPT, "--steps=1", "--out", tmp_path / "clip.webp"]
+    parts = [f"--bundle={home}/svd-bundle", f"--db={home}/svd-db"]
+    code, _, err = run(*fixed, *parts, "--base=svd", f"--model={home}/svd-base")
+    assert code == 0, err
+    assert json.loads((tmp_path / "clip.json").read_text())["base"] == str(home / "svd-base")
+    code, _, err = run(*fixed, *parts, f"--base={home}/svd-base", f"--model={home}/svd-base")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "leave one of them out" in err
+
+
+def test_another_mode_than_the_settings_is_said(new, run, tmp_path):
+    """Someone else's settings, on a machine with less memory."""
+    assert new(tmp_path / "clip.webp")[0] == 0
+    code, _, err = run("--settings", tmp_path / "clip.json", "--memory=low", "--out", tmp_path / "again.webp")
+    assert code == 0
+    assert "the clip was made with memory full, here is low: it may differ a little" in err
+    assert json.loads((tmp_path / "again.json").read_text())["memory"] == "low"
+    assert (tmp_path / "again.webp").read_bytes() != (tmp_path / "clip.webp").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("base", "arguments", "message"),
+    [
+        (
+            "cogvideox",
+            ["--frames=13"],
+            "frames=13 must be one more than a multiple of 8 with the base cogvideox, such as 9",
+        ),
+        ("cogvideox", ["--size=40x33"], "height=33 must be a multiple of 16"),
+        ("cogvideox", ["--size=40"], "size '40': write it as WIDTHxHEIGHT"),
+        ("cogvideox", ["--size=0x16"], "width=0 must be at least 1"),
+        ("cogvideox", ["--fps=0"], "fps=0.0 must be more than 0"),
+        ("cogvideox", ["--negative-prompt=blur", "--guidance=1"], "which is off at guidance=1.0"),
+        ("svd", ["--negative-prompt=blur"], "the base svd takes no negative prompt"),
+        ("svd", ["--frames=1"], "frames=1 must be at least 2 with the base svd"),
+        ("svd", ["--size=20x16"], "width=20 must be a multiple of 8"),
+        ("tiny", ["--size=32x32"], "this tiny model makes clips of 16x16 alone"),
+        ("tiny", ["--size=20x32"], "width=20 must be a multiple of 16"),
+        ("cogvideox", ["--memory=lo"], "no memory mode 'lo'; did you mean 'low'?"),
+        ("cogvideox", ["--memory=low", "--compile"], "leave out compile, or memory=low"),
+        ("cogvideox", ["--dtype=int8"], "dtype 'int8': use one of float32, bfloat16, float16"),
+        ("cogvideox", ["--seed", "1", "1"], "seeds [1, 1] must be at least one, and each another"),
+        ("cogvideox", ["--jobs=jobs.jsonl"], "--image is for one clip"),
+    ],
+)
+def test_what_a_base_cannot_do_is_one_line(new, tmp_path, base, arguments, message):
+    code, out, err = new(tmp_path / "clip.mp4", *arguments, base=base)
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert message in err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["cogvideox", "svd"])
+def test_some_rules_hold_before_the_base_is_loaded(run, home, tmp_path, name):
+    """The base's weights are nowhere: the message is about the size all the same."""
+    fixed = ["--image", home / "image.png", "--prompt", PROMPT, "--out", tmp_path / "clip.mp4", f"--base={name}"]
+    parts = [f"--model={tmp_path}/nowhere", f"--bundle={home / name}-bundle", f"--db={home / name}-db"]
+    assert "must be a multiple of" in run(*fixed, *parts, "--size=100x100")[2]
+    assert "no base model at" in run(*fixed, *parts)[2]
+
+
+def test_rules_of_the_bases():
+    for name in motionrag.registry.BASES:
+        assert isinstance(base_spec(name).rules(None), Rules)
+    rules = Rules(frames=16, size=(32, 64))
+    rules.check("some", {"frames": 16, "height": 32})
+    with pytest.raises(motionrag.MotionRAGError, match="clips of 16 frames alone"):
+        rules.check("some", {"frames": 8})
+    with pytest.raises(motionrag.MotionRAGError, match="clips of 64x32 alone"):
+        rules.check("some", {"height": 64, "width": 64})
+
+
+def test_an_unknown_change_is_refused(rag, home):
+    with pytest.raises(
+        motionrag.MotionRAGError, match="'frame' is no part of a base's sampling; did you mean 'frames'"
+    ):
+        rag(home / "image.png", PROMPT, frame=5)
+
+
+def test_too_little_memory_is_said_plainly():
+    def full():
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 20.00 GiB.")
+
+    for memory, remedy in (("full", "use memory=offload or low, or a smaller size"), ("low", "use a smaller size")):
+        with (
+            pytest.raises(motionrag.MotionRAGError, match=f"out of memory while loading: {remedy}"),
+            told_plainly("loading", memory),
+        ):
+            full()
+    with pytest.raises(RuntimeError, match="other"), told_plainly("loading", "full"):
+        raise RuntimeError("other")
+
+
+def test_no_float8_is_said_before_anything_is_loaded(monkeypatch):
+    monkeypatch.setattr("motionrag.pipeline.memory._STORAGE", torch.quint8)  # stands in for a dtype the device lacks
+    with pytest.raises(motionrag.MotionRAGError, match=r"which cpu cannot do .*: use memory=offload"):
+        check_memory("low", "cpu")
+
+
+def test_encoders_move(rag):
+    """To a device and back: features are the same."""
+    image = Image.new("RGB", (20, 20), (200, 30, 90))
+    before = rag.encode_images([image])
+    for encoder in (rag.retriever.motion, rag.retriever.appearance, rag.retriever.caption.text):
+        encoder.to("cpu")
+    assert torch.equal(rag.encode_images([image]), before)
+
+
+@pytest.mark.slow
+def test_compiled(new, run, tmp_path):
+    """The compiled base makes nearly the same clip; its settings repeat it."""
+    assert new(tmp_path / "plain.webp")[0] == 0
+    code, _, err = new(tmp_path / "clip.webp", "--compile")
+    assert code == 0, err
+    assert json.loads((tmp_path / "clip.json").read_text())["compile"] is True
+    assert run("--settings", tmp_path / "clip.json", "--out", tmp_path / "again.webp")[0] == 0
+    assert (tmp_path / "again.webp").read_bytes() == (tmp_path / "clip.webp").read_bytes()
