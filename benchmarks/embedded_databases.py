@@ -11,6 +11,7 @@ import argparse
 import json
 import shutil
 import tempfile
+from datetime import timedelta
 from pathlib import Path
 
 from motionrag.cli import main as motionrag
@@ -57,8 +58,7 @@ def build(source: Path, target: Path) -> None:
         rows = list(database.rows(["id", "video"]))
         videos = [str(Path(row["video"]).relative_to(source.resolve())) for row in rows]
         database.update([row["id"] for row in rows], {"video": videos}, {})
-        if motionrag(["db", "compact", "--db", str(made)]):
-            raise SystemExit(1)
+        database.compact(keep=timedelta(0))  # no version but the last
         shutil.rmtree(target, ignore_errors=True)
         made.rename(target)
     print(f"{target}: {len(rows)} clips, {sum(file.stat().st_size for file in target.rglob('*')) / 1e6:.1f} MB")

@@ -126,6 +126,66 @@ def tiny_svd(*, channels: tuple[int, int] = (32, 64), heads: tuple[int, int] = (
     return pipe
 
 
+def tiny_dynamicrafter(*, seed: int = 0) -> Any:
+    """A `DynamiCrafterPipeline` without text encoder: give it `prompt_embeds` [B,6,16].
+
+    Its clips have 4 frames of 16x16 or any larger multiple of 4.
+    """
+    from diffusers import AutoencoderKL
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    from motionrag.bases.dynamicrafter.pipeline import DynamiCrafterPipeline
+    from motionrag.bases.dynamicrafter.resampler import ImageProjection
+    from motionrag.bases.dynamicrafter.scheduler import DynamiCrafterScheduler
+    from motionrag.bases.dynamicrafter.unet import DynamiCrafterUNet
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        unet = DynamiCrafterUNet(
+            model_channels=32,
+            channel_mult=(1, 2),
+            attention_resolutions=(2, 1),
+            num_res_blocks=1,
+            attention_head_dim=8,
+            cross_attention_dim=16,
+            num_frames=4,
+            sample_size=(8, 8),
+        )
+        projection = ImageProjection(
+            input_dim=16, width=16, depth=1, heads=2, head_dim=8, queries=2, frames=4, output_dim=16
+        )
+        vae = AutoencoderKL(
+            block_out_channels=(32, 64),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            up_block_types=("UpDecoderBlock2D",) * 2,
+            latent_channels=4,
+            layers_per_block=1,
+            scaling_factor=0.18215,
+        )
+        image_encoder = CLIPVisionModel(
+            CLIPVisionConfig(
+                hidden_size=16,
+                projection_dim=16,
+                num_hidden_layers=1,
+                num_attention_heads=2,
+                image_size=32,
+                intermediate_size=32,
+                patch_size=16,
+            )
+        )
+    pipe = DynamiCrafterPipeline(
+        tokenizer=None,
+        text_encoder=None,
+        image_encoder=image_encoder.eval(),
+        image_projection=projection.eval(),
+        vae=vae.eval(),
+        unet=unet.eval(),
+        scheduler=DynamiCrafterScheduler(),
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 def random_weights(module: torch.nn.Module, *, std: float = 0.3, seed: int = 0) -> None:
     """Fill every parameter with normal noise, in place: an adapter whose effect shows."""
     generator = torch.Generator().manual_seed(seed)

@@ -190,6 +190,8 @@ class BaseSpec:
     """Hub id -> files wanted of it, where the weights are no diffusers pipeline, which tells its files itself."""
     loader: str | None = None
     """"module:function" that makes the pipeline, of a folder or the embedded one, for one that is not on the hub."""
+    converter: str | None = None
+    """"module:function" that writes a released checkpoint as a pipeline's folder, and accounts for its keys."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -314,3 +314,20 @@ def test_the_command_explains_itself(capsys):
         main(["--help"])
     assert stop.value.code == 0
     assert "turn published checkpoints into a bundle" in capsys.readouterr().out
+
+
+def test_a_base_models_own_checkpoint(tmp_path, capsys, monkeypatch):
+    """What the converter does is tested beside it; here that the verb finds it, and says what is wrong."""
+    from motionrag.bases.dynamicrafter import convert as module
+    from motionrag.bases.dynamicrafter.keys import KeyAccount
+
+    calls = []
+    account = [KeyAccount("a", "unet", "b"), KeyAccount("c", None, "not needed")]
+    monkeypatch.setattr(module, "convert", lambda *given: calls.append(given) or account)
+    file, out = tmp_path / "model.ckpt", tmp_path / "out"
+    assert main(["convert", str(file), "--pipeline", "--base", "dynamicrafter", "--out", str(out)]) == 0
+    assert calls == [(file, out)]
+    assert "1 keys unet, 1 keys dropped" in capsys.readouterr().out
+    for options, message in ((["--base", "svd"], "svd needs no conversion"), ([], "with --base")):
+        assert main(["convert", str(file), "--pipeline", *options, "--out", str(out)]) == 1
+        assert message in capsys.readouterr().err

@@ -276,7 +276,7 @@ def test_wrong_suites_are_refused(changes, message):
 def test_suites_are_found_by_name_or_file(tmp_path):
     with pytest.raises(MotionRAGError, match="did you mean 'known'"):
         load_suite("knwon")
-    with pytest.raises(MotionRAGError, match="no such file|cannot be read"):
+    with pytest.raises(MotionRAGError, match=r"no such file|cannot be read"):
         load_suite(str(tmp_path / "no.yaml"))
     assert load_suite("known", ["targets.synth.count=7", "steps=3"]).targets.count == 7
 

@@ -10,6 +10,7 @@ import torch
 
 from motionrag import MotionRAGError
 from motionrag.synth import chosen, draw, families, render, scenes, truth
+from motionrag.synth.kin import ALIKE, KIN
 from motionrag.synth.motions import Draw
 from motionrag.synth.raster import place, sprites
 from motionrag.training.recipe import load_recipe, packaged_recipes
@@ -101,6 +102,22 @@ def test_motion_does_not_depend_on_the_size(name):
         motion = families()[name].program(Draw(np.random.default_rng(seed), 16, radius := 11 * 1.06))
         reach = radius * (1.0 if motion.scale is None else motion.scale.max())
         assert (np.ptp(motion.offset, axis=0) + 2 * reach <= 63).all()
+
+
+def test_ten_clips_of_kin_share_a_motion_that_others_do_not():
+    drawn = scenes(9, range(200), ["kin"])
+    paths = np.stack([scene.motion.offset for scene in drawn]).reshape(20, KIN, 16, 2)
+    extent = np.ptp(paths, axis=2).max(axis=-1)[:, :ALIKE].mean(axis=1)
+    alike = np.abs(paths[:, :ALIKE] - paths[:, :1]).max(axis=(1, 2, 3))
+    other = np.abs(paths - np.roll(paths, 1, axis=0)).max(axis=(2, 3)).mean(axis=1)
+    moving = extent > 5
+    assert (alike[moving] < 0.45 * extent[moving]).all()
+    assert np.median(alike[moving] / other[moving]) < 0.3
+    changed = np.abs(paths[:, ALIKE:] - paths[:, :1]).max(axis=(1, 2, 3))
+    assert np.median(changed[moving] / extent[moving]) > 0.8
+    again = scenes(9, [37], ["kin"])[0]
+    assert (again.motion.offset == drawn[37].motion.offset).all()
+    assert "kin" not in {family.name for family in chosen(None)}
 
 
 def test_objects_stay_in_the_picture(batch):

@@ -1,10 +1,13 @@
 """Protects the training targets: each is what the diffusers scheduler of that base steps back to x_0 with."""
 
+import itertools
+
 import diffusers
 import pytest
 import torch
 
 from motionrag.bases import tiny
+from motionrag.bases.dynamicrafter.scheduler import DynamiCrafterScheduler
 from motionrag.errors import MotionRAGError
 from motionrag.testing import random_tensor
 from motionrag.training import objectives
@@ -46,6 +49,34 @@ def test_discrete_targets_are_the_schedulers_own(cls, prediction):
     assert len(set(noised.timestep.tolist())) == 8
     assert noised.timestep.max() > 800
     assert noised.timestep.min() < 200
+
+
+@pytest.mark.parametrize("prediction", ["v_prediction", "epsilon"])
+def test_a_perfect_prediction_of_shrunken_latents_is_what_its_sampler_steps_with(prediction):
+    """DynamiCrafter: what the network is taught is what its sampler steps back to the clean latents with."""
+    scheduler = DynamiCrafterScheduler(
+        prediction_type=prediction, rescale_betas_zero_snr=prediction == "v_prediction", base_scale=0.3
+    )
+    noised = objective_of(scheduler, ObjectiveSettings())(X0, seeded())
+    clean = over(scheduler.latent_scale[noised.timestep].float()) * X0
+    a = over(scheduler.alphas_cumprod[noised.timestep])
+    noise = noised.target if prediction == "epsilon" else a.sqrt() * noised.target + (1 - a).sqrt() * noised.sample
+    assert torch.allclose(noised.sample, a.sqrt() * clean + (1 - a).sqrt() * noise, atol=1e-5)
+    assert scheduler.latent_scale[noised.timestep].min() == pytest.approx(0.3)
+    if prediction == "epsilon":
+        return  # of what it knows at the last step there is nothing left
+    assert scheduler.alphas_cumprod[-1] == 0
+    scheduler.set_timesteps(20)
+    noise = random_tensor(*X0.shape, seed=5)
+
+    def noised_at(t):
+        a = scheduler.alphas_cumprod[t]
+        clean = scheduler.latent_scale[t].float() * X0
+        return a.sqrt() * clean + (1 - a).sqrt() * noise, a.sqrt() * noise - (1 - a).sqrt() * clean
+
+    for t, following in itertools.pairwise(scheduler.timesteps):
+        x, velocity = noised_at(t)
+        assert torch.allclose(scheduler.step(velocity, t, x).prev_sample, noised_at(following)[0], atol=1e-4)
 
 
 @pytest.mark.parametrize("scheduler", [tiny.scheduler(), diffusers.FlowMatchEulerDiscreteScheduler()])

@@ -13,75 +13,14 @@ from motionrag.config import parse
 from motionrag.errors import MotionRAGError
 from motionrag.models.bundle import MotionBundle
 from motionrag.registry import base_spec
-from motionrag.training.adapter import AdapterSettings, AdapterTask
+from motionrag.synth.kin import ALIKE, KIN
 from motionrag.training.base import BaseSettings, BaseTask
-from motionrag.training.context import ContextSettings, ContextTask, ReferenceSettings, made_up
-from motionrag.training.joint import JointSettings, JointTask
+from motionrag.training.context import ContextTask, ReferenceSettings, kin_blocks
+from motionrag.training.denoise import SampleSettings
 from motionrag.training.objectives import Noised
 from motionrag.training.parts import BundleSettings, spread
 from motionrag.training.pictures import picture
 from tests.training import world
-
-BASES = {
-    "tiny": (world.save_tiny, {"width": 32, "height": 32, "frames": 4}),
-    "cogvideox": (world.save_cogvideox, {"width": 16, "height": 16, "frames": 5}),
-    "svd": (world.save_svd, {"width": 16, "height": 16, "frames": 3}),
-}
-SAMPLES = {"count": 2, "steps": 2}
-
-
-class World:
-    """A base on disk, and a cache of its clips with all features."""
-
-    def __init__(self, name, root, encoders):
-        save, size = BASES[name]
-        self.name, self.root = name, root
-        self.folder = save(root / "base")
-        sources = world.clips(20)
-        self.data = {"cache": str(root / "cache"), "sources": sources, "held_out": 4, **encoders, **size}
-        self.base = {"name": name, "folder": self.folder}
-        self._bundles = {}
-
-    def adapter(self, **more):
-        document = {"data": self.data, "base": self.base, "bundle": world.BUNDLE, "samples": SAMPLES, **more}
-        return AdapterTask(parse(AdapterSettings, document, "test"))
-
-    def context(self, **more):
-        document = {"data": self.data, "bundle": self.bundle(), "references": {"most": 3}, **more}
-        return ContextTask(parse(ContextSettings, document, "test"))
-
-    def joint(self, **more):
-        document = {
-            "data": self.data,
-            "base": self.base,
-            "bundle": self.bundle(),
-            "references": {"most": 3},
-            "samples": SAMPLES,
-            **more,
-        }
-        return JointTask(parse(JointSettings, document, "test"))
-
-    def bundle(self):
-        """An exported bundle of stage 1."""
-        folder = self.root / "bundle"
-        if not folder.exists():
-            self.adapter().export(folder)
-        return str(folder)
-
-
-@pytest.fixture(scope="session")
-def encoders(tmp_path_factory):
-    return world.save_encoders(tmp_path_factory.mktemp("encoders"))
-
-
-@pytest.fixture(scope="module", params=BASES)
-def each(request, tmp_path_factory, encoders):
-    return World(request.param, tmp_path_factory.mktemp(request.param), encoders)
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory, encoders):
-    return World("tiny", tmp_path_factory.mktemp("small"), encoders)
 
 
 def seeded(seed=0):
@@ -133,14 +72,18 @@ def test_the_denoiser_is_given_what_the_pipeline_gives_it(each):
     sample = theirs[0][0] if theirs[0] else theirs[1]["hidden_states"]
     timestep = theirs[0][1] if len(theirs[0]) > 1 else theirs[1]["timestep"]
     assert images[0].size == (each.data["width"], each.data["height"])
+    sample = sample.transpose(1, 2) if each.name == "dynamicrafter" else sample  # frames on the second axis
     # the image's latents as the pipeline made them of this picture take the place of the cached ones
     batch["image"] = sample[:, 0, channels:]
-    if each.name == "tiny":
+    if each.name in ("tiny", "dynamicrafter"):
         batch["latents"] = batch["latents"].float()
         batch["latents"][:, 0] = sample[:, 0, channels:]
     if each.name == "svd":
         batch["image_noise"] = torch.full((2, 1), 0.02)
         batch["prompt"] = theirs[1]["encoder_hidden_states"]
+    if each.name == "dynamicrafter":
+        assert torch.allclose(base.conditioning._tokens(first), theirs[1]["image_embeds"], atol=1e-4)
+        batch["image_tokens"] = theirs[1]["image_embeds"]
     noised = Noised(sample[:, :, :channels], timestep.expand(2), sample)
     calls.clear()
     with torch.no_grad():
@@ -163,10 +106,14 @@ def flat(call):
 def test_dropped_prompts_are_what_guidance_sets_against_prompts(each):
     base = each.adapter().adapted.base
     rows = torch.arange(3)
-    dropped = base.batch(rows, 1.0, seeded())["prompt"]
-    assert torch.equal(dropped, base.dropped_prompt.expand_as(dropped))
-    kept = base.batch(rows, 0.0, seeded())["prompt"]
-    assert not torch.equal(kept, dropped)
+    dropped, kept = (base.batch(rows, share, seeded()) for share in (1.0, 0.0))
+    assert set(base.dropped) == ({"prompt", "image_tokens"} if each.name == "dynamicrafter" else {"prompt"})
+    for name in base.conditioning.arrays:
+        if name in base.dropped:
+            assert torch.equal(dropped[name], base.dropped[name].expand_as(dropped[name]))
+            assert not torch.equal(kept[name], dropped[name])
+        else:
+            assert torch.equal(kept[name], dropped[name])
     if each.name == "svd":  # and the image's latents with them
         batch = base.batch(rows, 1.0, seeded())
         seen = []
@@ -176,6 +123,13 @@ def test_dropped_prompts_are_what_guidance_sets_against_prompts(each):
             base.conditioning.predict(base.denoiser, base.objective(x0, seeded()), batch)
         handle.remove()
         assert (seen[0][:, :, x0.shape[2] :] == 0).all()
+    if each.name == "dynamicrafter":  # its pipeline sets a grey image against the image
+        seen = []
+        hook = lambda _, args, kwargs: seen.append(kwargs["image_embeds"])  # noqa: E731
+        handle = base.denoiser.register_forward_pre_hook(hook, with_kwargs=True)
+        base.generate(rows[:1], base.truth(rows[:1])[:, 0], SampleSettings(count=1, steps=1, guidance=2.0))
+        handle.remove()
+        assert torch.allclose(seen[0][:1], base.dropped["image_tokens"].float(), atol=2e-3)
 
 
 # -- each stage
@@ -310,19 +264,28 @@ def test_blocks_are_the_references_least_similar_first_then_the_target(small):
     )
 
 
-def test_made_up_references_have_the_targets_motion_in_common(small):
-    motion = torch.randn(64, 5, 6, 32, generator=seeded())
-    made = made_up(motion, seeded(1))
-    assert torch.equal(made[:, -1], motion[:, -1])
-    off = (made - motion[:, -1:]).square().mean(dim=(2, 3)).sqrt()
-    assert (off[:, 3] < 0.8).all()  # the best reference
-    assert ((off[:, 0] > 0.8).float().mean() - 0.75).abs() < 0.2  # of others in three of four cases
-    assert ((off < 0.8).int().diff(dim=1) >= 0).all()  # others come first
-    whole, none = (small.context(made_up=share).batch(4, seeded(2))["motion"] for share in (1.0, 0.0))
-    assert torch.equal(whole[:, -1], none[:, -1])
-    assert not torch.equal(whole[:, -2], none[:, -2])
-    with pytest.raises(MotionRAGError, match=r"made_up=1\.5"):
-        small.context(made_up=1.5)
+def test_clips_of_kin_have_their_motion_in_common(small, tmp_path):
+    blocks, scores = kin_blocks(200, 2000, 9, seeded(1))
+    kin, alike = blocks // KIN == blocks[:, -1:] // KIN, blocks % KIN < ALIKE
+    assert alike[:, -1].all()
+    assert (blocks[:, :-1] != blocks[:, -1:]).all()
+    found = (kin & alike)[:, :-1].float().mean(dim=0)
+    assert found[-1] > 0.9 > 0.5 > found[0]  # the best last
+    assert 0.45 < kin[:, 0].float().mean() < 0.65  # the least similar are of other motions half of the time
+    assert kin[:, -1].all()
+    assert (scores.diff(dim=1) <= 0).all()
+    few, _ = kin_blocks(200, 500, 2, seeded(2))
+    assert few.shape == (500, 3)
+    task = small.context(kin={"cache": str(tmp_path / "kin"), "clips": 40, "seed": 3, "share": 0.5})
+    batch = task.batch(4, seeded(2))
+    assert [len(values) for values in batch.values()] == [4, 4, 4]
+    tokens = task.kin.take(task.tokens, torch.arange(40)).flatten(1)
+    own = batch["motion"][2:].flatten(2)
+    assert (own[:, :, None] == tokens).all(dim=-1).any(dim=-1).all()
+    with pytest.raises(MotionRAGError, match=r"share=1\.5"):
+        small.context(kin={"cache": "x", "share": 1.5})
+    with pytest.raises(MotionRAGError, match="multiple of 10"):
+        small.context(kin={"cache": "x", "clips": 35})
 
 
 def test_tokens_are_those_of_the_frozen_resampler(small):
@@ -366,7 +329,7 @@ def test_spread_tells_collapsed_tokens():
 def test_a_new_base_trains_samples_and_loads(tmp_path, encoders):
     data = {"cache": str(tmp_path / "c"), "sources": world.clips(20), "captions": 2, "held_out": 4}
     new = {"layers": 1, "heads": 2, "head_dim": 16, "time_dim": 16, "size": 32, "frames": 4}
-    document = {"data": data, "vae": world.save_vae(tmp_path / "vae"), "new": new, "samples": SAMPLES}
+    document = {"data": data, "vae": world.save_vae(tmp_path / "vae"), "new": new, "samples": world.SAMPLES}
     task = BaseTask(parse(BaseSettings, document, "test"))
     before, after = overfit(task, steps=20)
     assert after < 0.9 * before

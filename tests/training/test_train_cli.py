@@ -71,10 +71,10 @@ def test_mistakes_in_names_of_recipes(tmp_path):
     with pytest.raises(MotionRAGError, match=f"no recipe named '{known}x'; did you mean '{known}'"):
         find_recipe(f"{known}x")
     (tmp_path / "list.yaml").write_text("- 1\n")
-    with pytest.raises(MotionRAGError, match="a recipe is a mapping"):
+    with pytest.raises(MotionRAGError, match="holds no mapping of keys to settings"):
         load_recipe(tmp_path / "list.yaml")
     (tmp_path / "bad.yaml").write_text("task: [\n")
-    with pytest.raises(MotionRAGError, match="cannot be read as a recipe") as caught:
+    with pytest.raises(MotionRAGError, match="cannot be read as YAML") as caught:
         load_recipe(tmp_path / "bad.yaml")
     assert "\n" not in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""Turn published MotionRAG checkpoints of one base model into a bundle, and account for every key."""
+"""Turn published checkpoints into a bundle, or a base model's own into its pipeline; every key is accounted for."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="FOLDER", help="where to write the bundle")
     parser.add_argument("--base", help="refuse files of another base than this one")
     parser.add_argument(
+        "--pipeline",
+        action="store_true",
+        help="FILE is the released checkpoint of --base itself: write the folder of its pipeline",
+    )
+    parser.add_argument(
         "--head-dim", type=int, default=64, help="width of a resampler's attention head (64 in all published files)"
     )
     parser.add_argument(
@@ -45,6 +50,9 @@ def run(arguments: argparse.Namespace) -> None:
 
     if arguments.out.is_file():
         raise MotionRAGError(f"{arguments.out}: is a file, --out wants a folder")
+    if arguments.pipeline:
+        _pipeline(arguments)
+        return
     bundle, reports = convert(
         arguments.files,
         base=arguments.base,
@@ -67,6 +75,28 @@ def run(arguments: argparse.Namespace) -> None:
     parameters = sum(tensor.numel() for tensor in bundle.state_dict().values())
     print(f"Bundle for {bundle.config.adapter.base}: {parameters:,} parameters, {arguments.out}")
     print(f"Fingerprint {bundle.fingerprint()}")
+
+
+def _pipeline(arguments: argparse.Namespace) -> None:
+    """Convert the base model itself."""
+    from importlib import import_module
+
+    from motionrag.registry import base_spec
+
+    if arguments.base is None or len(arguments.files) != 1:
+        raise MotionRAGError("--pipeline wants one FILE, and with --base the model it is of")
+    spec = base_spec(arguments.base)
+    if spec.converter is None:
+        raise MotionRAGError(f"{spec.name} needs no conversion: {spec.repository or 'it'} is a diffusers pipeline")
+    module, function = spec.converter.split(":")
+    account = getattr(import_module(module), function)(arguments.files[0], arguments.out)
+    if arguments.json:
+        for entry in account:
+            print(json.dumps(asdict(entry)))
+        return
+    counts = Counter(entry.part or "dropped" for entry in account)
+    print(", ".join(f"{count} keys {part}" for part, count in counts.items()))
+    print(f"{spec.pipeline}: {arguments.out}")
 
 
 def _print_table(reports: list[KeyReport]) -> None:

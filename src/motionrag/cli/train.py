@@ -20,7 +20,11 @@ EVERY_S = 30.0  # between lines where there is no terminal
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("recipe", metavar="RECIPE", help="a YAML file, or the name of a packaged recipe")
-    parser.add_argument("--out", required=True, type=Path, metavar="RUN", help="folder of the run; resumed if begun")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", type=Path, metavar="RUN", help="folder of the run; resumed if begun")
+    what.add_argument(
+        "--estimate", action="store_true", help="say how much memory a stage on a base of full size takes, and end"
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -32,7 +36,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train, and say where the results are."""
+    """Train, and say where the results are; or say how much memory it would take."""
+    if arguments.estimate:
+        _estimate(arguments.recipe, arguments.set)
+        return
     from accelerate import PartialState
 
     from motionrag.encoders.source import checked_device
@@ -49,6 +56,22 @@ def run(arguments: argparse.Namespace) -> None:
     if PartialState().is_main_process:
         print(f"Trained for {settings.steps:,} steps: {final}")
         print(f"Losses {arguments.out / 'loss.png'}, samples {arguments.out / 'samples'}")
+
+
+def _estimate(recipe: str, overrides: list[str]) -> None:
+    """Print the memory of a stage, with gradient checkpointing and without, where that is a choice."""
+    from motionrag.training.estimate import estimate
+    from motionrag.training.recipe import load_recipe
+
+    _, task_settings, settings = load_recipe(recipe, overrides)
+    base = getattr(task_settings, "base", None)
+    ways = [None] if base is None else [True, False]
+    found = [estimate(task_settings, settings, gradient_checkpointing=way) for way in ways]
+    heads = [""] if base is None else ["checkpointing", "without"]
+    print(f"GB of memory for {recipe}{'' if base is None else f' on {base.name}'}, batch {settings.batch}")
+    print(" ".join([f"{'':12}", *(f"{head:>14}" for head in heads)]).rstrip())
+    for name in ("frozen", "trained", "gradients", "optimizer", "average", "activations", "total"):
+        print(" ".join([f"{name:12}", *(f"{getattr(each, name) / 1e9:14.1f}" for each in found)]))
 
 
 def _preparation() -> Callable[[int, int], None]:

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from motionrag.errors import MotionRAGError
-from motionrag.evaluation.embedded import HeldOut, held_out
+from motionrag.evaluation.held_out import HeldOut, held_out
 from motionrag.evaluation.metrics import Targets as MetricTargets
 from motionrag.evaluation.suite import Targets
 from motionrag.pipeline.picture import fitted, picture, pixels

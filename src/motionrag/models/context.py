@@ -92,7 +92,7 @@ class MotionContextTransformer(nn.Module):
         shifted = torch.cat([self.start.expand(B, -1, -1), motion.flatten(1, 2)], dim=1)
         positions = sinusoidal_positions(blocks * Q, D, device=shifted.device, dtype=shifted.dtype)
         x = shifted + positions + (appearance + positions[:Q]).flatten(1, 2)
-        x = self.encoder(x, mask=block_causal_mask(blocks, Q, x.device))
+        x = self.encoder(x, mask=block_causal_mask(blocks, Q, x.device), is_causal=False)  # else it reads the mask
         return rearrange(x, "b (k q) d -> b k q d", q=Q)
 
     def _check(self, motion: Tensor, appearance: Tensor) -> None:

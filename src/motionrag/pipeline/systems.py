@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from motionrag import checkpoint
 from motionrag.errors import MotionRAGError
 from motionrag.evaluation.suite import Suite, System
 from motionrag.evaluation.targets import Asked, asked
@@ -44,6 +45,8 @@ class Systems:
         self.sampling = replace(own, steps=steps, guidance=guidance)
         self.asked: Asked = asked(suite.targets, self.sampling)
         """The clips."""
+        steering = {**rag.bundle.adapter.state_dict(), "no motion": rag.null}
+        self._steering = checkpoint.fingerprint(steering)
         self._words: dict[str, tuple[list[dict[str, Any]], NDArray[np.float32]]] = {}
 
     def seed(self, number: int) -> int:
@@ -79,11 +82,10 @@ class Systems:
 
     def key(self, system: System, number: int, motion: Tensor | None, asked_for: str) -> str:
         """The name of a clip: 64 hex digits of all that decides it."""
-        own = self.rag.fingerprints
-        parts: list[Any] = [asked_for, asdict(self.sampling), own["base"]]
+        parts: list[Any] = [asked_for, asdict(self.sampling), self.rag.fingerprints["base"]]
         if motion is not None:
-            steered = hashlib.sha256(motion.cpu().numpy().tobytes()).hexdigest()
-            parts += [own["bundle"], steered, repr(system.scale)]
+            tokens = hashlib.sha256(motion.cpu().numpy().tobytes()).hexdigest()
+            parts += [self._steering, tokens, repr(system.scale)]
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def frames(self, system: System, numbers: Sequence[int], motion: Motion) -> NDArray[np.uint8]:

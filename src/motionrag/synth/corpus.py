@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from motionrag.errors import MotionRAGError, did_you_mean
+from motionrag.synth import kin
 from motionrag.synth.motions import Draw, Family, Motion, families
 from motionrag.synth.raster import grounds, place, sprites
 from motionrag.synth.scenes import Ground, Look, draw_ground, draw_look
@@ -98,6 +99,7 @@ def chosen(names: Sequence[str] | None) -> list[Family]:
     """
     table = families()
     groups = {"known": [f for f in table.values() if f.known], "unseen": [f for f in table.values() if not f.known]}
+    table[kin.FAMILY.name] = kin.FAMILY  # in no group
     found: list[Family] = []
     for name in names if names is not None else list(groups):
         if name not in table and name not in groups:
@@ -115,7 +117,7 @@ def scene(seed: int, index: int, of: Sequence[Family], frames: int = 16) -> Scen
     look = draw_look(rng)
     ground = draw_ground(rng, look)
     while True:
-        draw = Draw(rng, frames, look.radius)
+        draw = Draw(rng, frames, look.radius, seed=seed, number=index)
         motion = kind.program(draw)
         motion.choices = draw.choices
         start = _start(rng, motion, look.radius)
@@ -152,7 +154,7 @@ def _captions(
     """Three wordings: the motion said anew, the object more or less closely, with the background or without."""
     said = [motion.words]
     for _ in range(2):
-        again = Draw(rng, len(draw.u), look.radius, draw.choices)
+        again = Draw(rng, len(draw.u), look.radius, draw.choices, seed=draw.seed, number=draw.number)
         said.append(kind.program(again).words)
     closely = [look.words, f"{look.color} {look.shape}", look.words]
     behind = [f" {ground.words}", "", ""]

@@ -61,12 +61,21 @@ class Draw:
         frames: T of the clip.
         radius: Of the main object, in pixels of a 64 pixel frame.
         choices: Captioned choices to make again, in place of new ones.
+        seed: Of the corpus.
+        number: Of the clip.
     """
 
     def __init__(
-        self, rng: np.random.Generator, frames: int, radius: float, choices: Mapping[str, str] | None = None
+        self,
+        rng: np.random.Generator,
+        frames: int,
+        radius: float,
+        choices: Mapping[str, str] | None = None,
+        *,
+        seed: int = 0,
+        number: int = 0,
     ) -> None:
-        self.rng = rng
+        self.rng, self.seed, self.number = rng, seed, number
         self.choices: dict[str, str] = dict(choices or {})
         """What the caption says of the motion: name -> value."""
         self._given = choices is not None

@@ -111,7 +111,7 @@ class BaseTask:
 
     def export(self, folder: Path) -> None:
         """Write a folder that loads as this base."""
-        if self.base.spec.loader is None:
+        if self.base.spec.repository:  # else the embedded one, of which the package has the rest
             self.base.pipe.save_pretrained(folder)
             return
         for part in (self.base.spec.denoiser, "vae"):

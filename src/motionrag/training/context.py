@@ -7,7 +7,7 @@ blocks before it; the loss is the mean squared error over all blocks. No video i
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,12 +18,16 @@ from motionrag.errors import MotionRAGError
 from motionrag.models.bundle import MotionBundle
 from motionrag.models.context import block_losses
 from motionrag.models.fusion import fuse
-from motionrag.training.cache import Report
+from motionrag.synth.kin import ALIKE, KIN
+from motionrag.training.cache import Cache, Report
 from motionrag.training.data import DataSettings, open_cache, split
 from motionrag.training.neighbours import neighbours
 from motionrag.training.parts import check_features, trained
+from motionrag.training.sources import SourceSettings, SynthSettings
 from motionrag.types import Sampling
 
+MIXED = 1.5
+"""How much chance has a say in the order of references of kin, where being alike is 1."""
 SIZE = Sampling(height=224, width=224, frames=16, fps=8.0, steps=1, guidance=1.0)
 """Clips of this stage as published; a cache that another stage made has its own."""
 
@@ -61,6 +65,26 @@ class ReferenceSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class KinSettings:
+    """Clips of `motionrag.synth.kin`, beside the others."""
+
+    cache: str
+    """Folder of their features; made if it is not there."""
+    clips: int = 20000
+    """How many."""
+    seed: int = 12
+    """Of the corpus."""
+    share: float = 0.5
+    """Of each batch, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise MotionRAGError(f"kin: share={self.share} is a share, more than 0 and at most 1")
+        if self.clips < 2 * KIN or self.clips % KIN:
+            raise MotionRAGError(f"kin: clips={self.clips} must be a multiple of {KIN}, at least {2 * KIN}")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ContextSettings:
     """What stage 2 trains, on what, and how."""
 
@@ -70,13 +94,9 @@ class ContextSettings:
     """Folder of the bundle that stage 1 made."""
     references: ReferenceSettings = ReferenceSettings()
     """Of each clip."""
-    made_up: float = 0.0
-    """Share of clips that get made-up references (`made_up`), in [0, 1]: with few kinds of motion to train on, the
-    transformer learns them by heart otherwise, and does not follow references of others. Not in the paper."""
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.made_up <= 1:
-            raise MotionRAGError(f"made_up={self.made_up} is a share, 0 to 1")
+    kin: KinSettings | None = None
+    """Simulated clips, each ten of one motion: with few kinds of motion to train on, the transformer learns them by
+    heart otherwise, and does not follow references of others. Not in the paper."""
 
 
 class ContextTask:
@@ -95,7 +115,8 @@ class ContextTask:
             report: Told how far the making of the cache is.
         """
         self.settings, self.device = settings, torch.device(device)
-        self.bundle = MotionBundle.from_pretrained(settings.bundle).to(device)
+        self.bundle = MotionBundle.from_pretrained(settings.bundle).float().to(device)
+        self.bundle.adapter.to("cpu")  # large, and not used here
         data = settings.data
         self.cache = open_cache(data, None, data.sized(SIZE), device=device, report=report)
         check_features(self.cache, self.bundle, ("motion", "appearance"))
@@ -106,10 +127,23 @@ class ContextTask:
             )
         self.rows, self.held_out = split(len(self.cache), data.held_out)
         self.neighbours = neighbours(self.cache, settings.references.wanted)
-        self.tokens = self._make_tokens()
+        self.tokens = self._make_tokens(self.cache)
+        self.kin = self._open_kin(report)
         self.model = trained(self.bundle, ("context", "appearance_resampler"))
 
-    def _make_tokens(self) -> str:
+    def _open_kin(self, report: Report | None) -> Cache | None:
+        """The cache of clips of kin, with their tokens."""
+        own = self.settings.kin
+        if own is None:
+            return None
+        synth = SynthSettings(count=own.clips, seed=own.seed, families=["kin"])
+        data = replace(self.settings.data, cache=own.cache, sources=[SourceSettings(synth=synth)], held_out=0)
+        cache = open_cache(data, None, data.sized(SIZE), device=self.device, report=report)
+        check_features(cache, self.bundle, ("motion", "appearance"))
+        self._make_tokens(cache)
+        return cache
+
+    def _make_tokens(self, cache: Cache) -> str:
         """Motion tokens of all clips by the frozen resampler; the name of their array."""
         resampler = self.bundle.motion_resampler
         made_by = checkpoint.fingerprint(resampler.state_dict())
@@ -119,17 +153,19 @@ class ContextTask:
             with torch.inference_mode():
                 return torch.cat([resampler(part.float().to(self.device)).cpu() for part in features.split(64)])
 
-        self.cache.derive(name, "motion", made_by, make)
+        cache.derive(name, "motion", made_by, make)
         return name
 
     def batch(self, size: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Motion tokens and appearance features of random clips and their references."""
-        rows = self.rows[torch.randint(len(self.rows), (size,), generator=generator)]
-        batch = self._blocks(rows, self.settings.references.draw(size, generator))
-        if self.settings.made_up:
-            chosen = torch.rand(size, generator=generator) < self.settings.made_up
-            others = made_up(batch["motion"].float(), generator).to(batch["motion"])
-            batch["motion"] = torch.where(chosen[:, None, None, None], others, batch["motion"])
+        kin = round(size * self.settings.kin.share) if self.settings.kin is not None else 0
+        rows = self.rows[torch.randint(len(self.rows), (size - kin,), generator=generator)]
+        places = self.settings.references.draw(size - kin, generator)
+        batch = self._blocks(rows, places)
+        if self.kin is not None:
+            blocks, scores = kin_blocks(len(self.kin), kin, places.shape[1], generator)
+            own = {"motion": self.kin.take(self.tokens, blocks), "appearance": self.kin.take("appearance", blocks)}
+            batch = {name: torch.cat([batch[name], values]) for name, values in {**own, "scores": scores}.items()}
         return batch
 
     def _blocks(self, rows: Tensor, places: Tensor) -> dict[str, Tensor]:
@@ -175,21 +211,34 @@ class ContextTask:
         self.bundle.save_pretrained(folder)
 
 
-def made_up(motion: Tensor, generator: torch.Generator) -> Tensor:
-    """Blocks [B,K+1,Q,D] whose references have the target's motion in common, whatever it is.
+def kin_blocks(clips: int, size: int, K: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Blocks of clips of kin: targets that differ from most of their references by what captions leave open alone.
 
-    Of the K references the best are the target's tokens with noise of 0.1 to 0.6 on them; a random number of the
-    least similar ones, from none to K - 1, are those of other clips.
+    As a search gives them: the best are mostly alike, others of the ten come later, and the least similar ones may
+    be of other motions altogether.
+
+    Args:
+        clips: Of kin, in all.
+        size: B.
+        K: References, at most 9.
+        generator: Decides.
+
+    Returns:
+        Numbers of clips [B,K+1], references least similar first, the target last; scores [B,K], best first.
     """
-    B, blocks = motion.shape[:2]
-    K = blocks - 1
-    target, others = motion[:, -1:], motion.roll(1, dims=0)[:, :K]
-    strength = 0.1 + 0.5 * torch.rand(B, K, 1, 1, generator=generator)
-    copies = target + strength * torch.randn(others.shape, generator=generator)
-    foreign = (torch.rand(B, generator=generator) * K).long()
-    return torch.cat(
-        [torch.where((torch.arange(K) < foreign[:, None])[..., None, None], others, copies), target], dim=1
-    )
+    groups = torch.randint(clips // KIN, (size, 1), generator=generator)
+    target = torch.randint(ALIKE, (size, 1), generator=generator)
+    others = (target + torch.arange(1, KIN)) % KIN
+    score = (others < ALIKE) + MIXED * torch.rand(others.shape, generator=generator)
+    kept = torch.rand(others.shape, generator=generator).argsort(dim=1)[:, :K]  # any K of the nine
+    others, score = others.gather(1, kept), score.gather(1, kept)
+    order = score.argsort(dim=1)
+    members = torch.cat([KIN * groups + others.gather(1, order), KIN * groups + target], dim=1)
+    foreign = (torch.rand(size, 1, generator=generator) - 0.5).clamp(min=0) * 2 * K  # none, for half of them
+    strange = (members + KIN * torch.randint(1, clips // KIN, members.shape, generator=generator)) % clips
+    places = torch.arange(K + 1)
+    scores = score.sort(dim=1, descending=True).values / (1 + MIXED)
+    return torch.where(places < foreign.floor(), strange, members), scores.float()
 
 
 def _fused(batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,8 +1,8 @@
 """What a base model's network is taught, from its scheduler's own settings: one target for one noised sample.
 
 Each objective below is the mean squared error of the network's raw output to a target. That is the weighting the
-models were trained with: v-prediction with 1 / (1 - a_t) on x_0 (CogVideoX), EDM's lambda(s) c_out(s)^2 = 1 (SVD,
-sigma_data = 1), plain velocity matching (rectified flow).
+models were trained with: v-prediction with 1 / (1 - a_t) on x_0 (CogVideoX, DynamiCrafter), EDM's
+lambda(s) c_out(s)^2 = 1 (SVD, sigma_data = 1), plain velocity matching (rectified flow).
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def objective_of(scheduler: Any, settings: ObjectiveSettings) -> Objective:
 
     Args:
         scheduler: A diffusers scheduler: rectified flow (flow-matching classes, or `flow_prediction`), continuous
-            v-prediction over sigmas (SVD), or discrete v- or noise-prediction (CogVideoX, zero terminal SNR too).
+            v-prediction over sigmas (SVD), or discrete v- or noise-prediction, zero terminal SNR and latents that
+            shrink included (CogVideoX, DynamiCrafter).
         settings: The rest.
 
     Raises:
@@ -74,7 +75,8 @@ def objective_of(scheduler: Any, settings: ObjectiveSettings) -> Objective:
         return lambda x0, generator: edm(x0, edm_levels(len(x0), generator), generator)
     if prediction not in {"v_prediction", "epsilon"} or not hasattr(scheduler, "alphas_cumprod"):
         raise MotionRAGError(f"{name} predicts {prediction!r}, for which there is no training objective")
-    return lambda x0, generator: discrete(x0, scheduler.alphas_cumprod, generator, velocity=prediction[0] == "v")
+    velocity, scale = prediction[0] == "v", getattr(scheduler, "latent_scale", None)
+    return lambda x0, generator: discrete(x0, scheduler.alphas_cumprod, generator, velocity=velocity, scale=scale)
 
 
 def flow_levels(batch: int, settings: ObjectiveSettings, generator: torch.Generator) -> Tensor:
@@ -108,18 +110,25 @@ def edm(x0: Tensor, sigma: Tensor, generator: torch.Generator) -> Noised:
     return Noised(c_in * (x0 + s * noise), sigma.to(x0.device).log() / 4, c_in * (noise - s * x0))
 
 
-def discrete(x0: Tensor, alphas: Tensor, generator: torch.Generator, *, velocity: bool) -> Noised:
+def discrete(
+    x0: Tensor, alphas: Tensor, generator: torch.Generator, *, velocity: bool, scale: Tensor | None = None
+) -> Noised:
     """x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) n, target v = sqrt(a_t) n - sqrt(1 - a_t) x_0, or n itself.
+
+    Where the scheduler shrinks clean latents towards noise (DynamiCrafter), r_t x_0 stands for x_0 throughout.
 
     Args:
         x0: Clean latents.
         alphas: The scheduler's cumulative products a_t, which hold the terminal SNR and its shift.
         generator: All the randomness; t is uniform over the scheduler's steps.
         velocity: Whether the target is v.
+        scale: Its factors r_t, if it has them.
     """
     t = (stratified(len(x0), generator) * len(alphas)).long().clamp_(max=len(alphas) - 1)
     noise = noise_like(x0, generator)
     a = _over(alphas.to(t.device)[t].float(), x0)
+    if scale is not None:
+        x0 = _over(scale.to(t.device)[t].float(), x0) * x0
     target = a.sqrt() * noise - (1 - a).sqrt() * x0 if velocity else noise
     return Noised(a.sqrt() * x0 + (1 - a).sqrt() * noise, t.to(x0.device), target)
 

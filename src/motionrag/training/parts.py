@@ -21,6 +21,7 @@ from motionrag.models.resampler import PerceiverResampler, ResamplerConfig
 from motionrag.training.alignment import align_frames
 from motionrag.training.cache import Cache
 from motionrag.training.conditioning import open_base
+from motionrag.training.conditioning.protocol import precision
 from motionrag.training.data import DataSettings
 from motionrag.training.denoise import Denoising, SampleSettings
 from motionrag.training.objectives import ObjectiveSettings
@@ -82,7 +83,7 @@ class BundleSettings:
             MotionRAGError: If the bundle is not there, or is for another base.
         """
         if self.folder is not None:
-            bundle = MotionBundle.from_pretrained(self.folder)
+            bundle = MotionBundle.from_pretrained(self.folder).float()
             if bundle.config.adapter.base != base:
                 raise MotionRAGError(f"{self.folder}: is a bundle for {bundle.config.adapter.base}, not for {base}")
             return bundle
@@ -190,8 +191,9 @@ class Adapted:
         self.no_motion = self.base.cache.constant("motion").float().to(device)
 
     def loss(self, motion: Tensor, batch: dict[str, Tensor], generator: torch.Generator) -> Tensor:
-        """The base's objective on a batch under motion tokens [B,Q,D]."""
-        with self._attached.condition(motion):
+        """The base's objective on a batch under motion tokens [B,Q,D]; the base computes as in a generation."""
+        autocast = precision(self.base.denoiser) == torch.float32 and torch.is_autocast_enabled(motion.device.type)
+        with self._attached.condition(motion), torch.autocast(motion.device.type, enabled=autocast):
             return self.base.loss(self.base.denoiser, batch, generator)
 
     def align_frames(self, tokens: Tensor, rows: Tensor) -> dict[str, float]:

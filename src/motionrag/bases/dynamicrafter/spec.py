@@ -73,4 +73,5 @@ SPEC = BaseSpec(
         "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": ("tokenizer_config.json", "vocab.json", "merges.txt"),
     },
     loader="motionrag.bases.dynamicrafter.loading:load",
+    converter="motionrag.bases.dynamicrafter.convert:convert",
 )
