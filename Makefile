@@ -6,8 +6,8 @@ RUN := HF_HUB_OFFLINE=1 $(VENV)/bin
 
 .PHONY: demo test lint imports install clean
 
-demo: $(VENV)/.installed  ## Run the method's core and draw what it does
-	$(RUN)/python examples/core_demo.py
+demo: $(VENV)/.installed  ## Three prompts with and without references, as one page
+	$(RUN)/python examples/demo.py
 
 test: $(VENV)/.installed  ## The default tests, in two processes of one thread each
 	OMP_NUM_THREADS=1 $(RUN)/pytest --numprocesses 2 --dist loadfile

@@ -37,7 +37,7 @@ from motionrag.video import read_clip, write_video
 
 SEED = 7_000_000
 """Of the demo's own scenes, which no training and no database has."""
-KNOWN, UNSEEN = ("leap", 7), ("stairs", 3)
+KNOWN, UNSEEN = ("leap", 7), ("spiral", 3)
 """Family and number of the two simulated scenes."""
 NEW_CLIPS = 60
 """Of the unseen motion, brought into the database."""

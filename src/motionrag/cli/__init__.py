@@ -35,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         module = import_module(f"motionrag.cli.{verb}")
         module.add_arguments(verbs.add_parser(verb, help=summary, description=module.__doc__))
     arguments = parser.parse_args(argv)
+    arguments.command = list(sys.argv[1:] if argv is None else argv)
     try:
         import_module(f"motionrag.cli.{arguments.verb}").run(arguments)
     except BrokenPipeError:  # whoever reads the output has had enough

@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> None:
     measured = [_measured(name, suite, rag, arguments) for name, suite in suites.items()]
     for one in measured:
         print(markdown(one))
-    command = shlex.join(["motionrag", *sys.argv[1:]])
+    command = shlex.join(["motionrag", *arguments.command])
     print(*write_report(arguments.out, measured, _about(rag), command=command), sep="\n")
 
 

@@ -89,20 +89,20 @@ class Systems:
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def frames(self, system: System, numbers: Sequence[int], motion: Motion) -> NDArray[np.uint8]:
-        """Clips by number, u8 [B,T,3,H,W]: those with motion in one run of the base, those without in another."""
+        """Clips by number, u8 [B,T,3,H,W]: those with as many motion tokens, and those with none, in one run."""
         images, made = [clip[0] for clip in self.asked.true(numbers)], dict[int, NDArray[np.uint8]]()
-        for steered in (True, False):
-            own = [i for i, tokens in enumerate(motion) if (tokens is not None) == steered]
-            if own:
-                clips = self.rag.generate(
-                    [images[i] for i in own],
-                    [self.asked.prompts[numbers[i]] for i in own],
-                    torch.cat([motion[i] for i in own]) if steered else None,  # type: ignore[misc]
-                    seeds=[self.seed(numbers[i]) for i in own],
-                    sampling=self.sampling,
-                    scale=system.scale,
-                )
-                made |= dict(zip(own, clips, strict=True))
+        lengths = [0 if tokens is None else tokens.shape[1] for tokens in motion]  # fused, K decides
+        for length in set(lengths):
+            own = [i for i, its in enumerate(lengths) if its == length]
+            clips = self.rag.generate(
+                [images[i] for i in own],
+                [self.asked.prompts[numbers[i]] for i in own],
+                torch.cat([tokens for i in own if (tokens := motion[i]) is not None]) if length else None,
+                seeds=[self.seed(numbers[i]) for i in own],
+                sampling=self.sampling,
+                scale=system.scale,
+            )
+            made |= dict(zip(own, clips, strict=True))
         return np.stack([made[i] for i in range(len(numbers))])
 
     def _others(self, retriever: Retriever, system: System, number: int, exclude: set[str]) -> list[Reference]:
