@@ -151,6 +151,7 @@ def main() -> None:
         timing = added_time(MotionRAG.from_pretrained(), arguments.timed)
     reached = bars(report["suites"], timing["added"])
     machine = {"processor": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+    report["command"] = f"motionrag evaluate {' '.join(SUITES)}"  # without the folders of this machine
     found = {
         "machine": machine,
         **report,

@@ -189,9 +189,8 @@ def of_excerpt(demo: Demo, rag: MotionRAG, excerpt: Path) -> Section:
     columns = ["id", "video", "start_s", "end_s", "caption", "duplicate_of"]
     target = min(database.rows(columns), key=lambda row: row["id"])
     group, clips = target["duplicate_of"] or target["id"], database.count()
-    frames = read_clip(
-        target["video"], frames=rag.sampling.frames, start_s=target["start_s"], end_s=target["end_s"]
-    ).frames
+    video = copy / target["video"]  # its path is relative where the database holds its videos
+    frames = read_clip(video, frames=rag.sampling.frames, start_s=target["start_s"], end_s=target["end_s"]).frames
     image = demo.keep("real", frames, rag.sampling.fps)
     database.remove(f"id = '{group}' OR duplicate_of = '{group}'")
     text = (

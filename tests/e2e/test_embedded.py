@@ -88,3 +88,11 @@ def test_databases_name_no_folder_of_the_machine_they_were_made_on():
         assert videos
         assert all(not Path(video).is_absolute() for video in videos)
         assert all((embedded(part) / video).is_file() for video in videos)
+
+
+def test_its_databases_clips_are_found_from_another_database(tmp_path):
+    """What is taken over names its videos where they are."""
+    assert main(["ingest", str(embedded("excerpt")), "--db", str(tmp_path / "db")]) == 0
+    videos = [row["video"] for row in motionrag.MotionDatabase.open(tmp_path / "db").rows(["video"])]
+    assert len(videos) == 120
+    assert all(Path(video).is_file() for video in videos)

@@ -32,6 +32,11 @@ class Shelf:
     rows: int
     batches: Callable[[], Iterator[pa.Table]]
 
+    @property
+    def home(self) -> str:
+        """Folder that relative paths of its videos are in."""
+        return self.name if Path(self.name).is_dir() else ""
+
 
 def open_shelf(source: str) -> Shelf | None:
     """A database, or a file that `export` wrote, as a source; None if it is neither.
@@ -114,7 +119,7 @@ def take_over(
     report, began = IngestReport(total=shelf.rows), time.monotonic()
     for part in shelf.batches():
         database.ensure_columns({f.name: f.type for f in part.schema if f.name not in OWN_COLUMNS})
-        rows = _clip_rows(part, shelf.settings)
+        rows = _clip_rows(part, shelf.settings, shelf.home)
         if encode:
             vectors = caption.encode([row.record.caption for row in rows])
             pairs = zip(rows, vectors, strict=True)
@@ -141,7 +146,7 @@ def jobs_of(shelf: Shelf) -> list[Job]:
             whole = row["span"] == "whole"
             jobs.append(
                 Job(
-                    video=row["video"],
+                    video=os.path.join(shelf.home, row["video"]),
                     caption=row["caption"],
                     start_s=None if whole else float(start),
                     end_s=None if whole or not end else float(end),
@@ -151,13 +156,13 @@ def jobs_of(shelf: Shelf) -> list[Job]:
     return jobs
 
 
-def _clip_rows(part: pa.Table, settings: DatabaseSettings) -> list[ClipRow]:
+def _clip_rows(part: pa.Table, settings: DatabaseSettings, home: str) -> list[ClipRow]:
     shapes = {"signature": (-1,), **settings.arrays()}
     arrays = {name: array_of(part, name, shape) for name, shape in shapes.items()}
     light = part.drop_columns(list(shapes)).to_pylist()
     return [
         ClipRow(
-            record=replace(record_of(row), duplicate_of=None),
+            record=replace(record_of(row, home), duplicate_of=None),
             **{name: row[name] for name in ("span", "split", "file_size", "file_mtime_ns", "bands")},
             arrays={name: values[i] for name, values in arrays.items()},
         )

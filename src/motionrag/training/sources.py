@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from bisect import bisect_right
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -204,7 +205,7 @@ def database_jobs(uri: str) -> list[Job]:
     rows = sorted(database.rows(columns, "duplicate_of IS NULL"), key=lambda row: str(row["id"]))
     return [
         Job(
-            video=row["video"],
+            video=os.path.join(database.uri, row["video"]),  # relative where the database holds its videos
             caption=row["caption"],
             start_s=row["start_s"],
             end_s=row["end_s"],
