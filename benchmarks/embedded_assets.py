@@ -1,6 +1,6 @@
 """Bring trained parts into the package, in half precision.
 
-    python benchmarks/embedded_assets.py --base runs/base/final --bundle runs/context/final --strength 2
+    python benchmarks/embedded_assets.py --base runs/base/final --bundle runs/context/final --strength 2 --kept 0.5
 
 What is left out stays as it is. The databases are made with the bundle: `embedded_databases.py` comes after.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -57,6 +58,9 @@ def main() -> None:
     parser.add_argument(
         "--strength", type=float, default=1.0, help="of the bundle's adapter, folded into its values (default: 1)"
     )
+    parser.add_argument(
+        "--kept", type=float, default=0.0, help="of the bundle's context: the references' own motion (default: 0)"
+    )
     arguments = parser.parse_args()
     for part, folders in PARTS.items():
         source = getattr(arguments, part)
@@ -66,7 +70,11 @@ def main() -> None:
         with checkpoint.replacing(ASSETS / "families") as temporary:
             shutil.copytree(arguments.families, temporary, dirs_exist_ok=True)
     if arguments.bundle:
-        bundle = strengthened(MotionBundle.from_pretrained(arguments.bundle).float(), arguments.strength)
+        trained = MotionBundle.from_pretrained(arguments.bundle).float()
+        context = replace(trained.config.context, kept=arguments.kept)
+        whole = MotionBundle(replace(trained.config, context=context))
+        whole.load_state_dict(trained.state_dict())
+        bundle = strengthened(whole, arguments.strength)
         bundle.half().save_pretrained(ASSETS / "bundle")
     sizes = {file: file.stat().st_size for file in sorted(ASSETS.rglob("*.safetensors"))}
     for file, size in sizes.items():

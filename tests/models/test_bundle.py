@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -51,6 +52,25 @@ def test_adapt_takes_the_most_similar_first(bundle):
     motion, appearance, target = (random_tensor(1, 3, 5, 8, seed=i) for i in range(3))
     blocks = bundle.context(motion.flip(1), torch.cat([appearance.flip(1), target[:, :1]], dim=1))
     assert torch.equal(bundle.adapt(motion, appearance, target[:, 0]), blocks[:, -1])
+
+
+def test_a_share_of_the_references_own_motion_may_be_kept(bundle):
+    g = torch.Generator().manual_seed(0)
+    motion, looks, target = (torch.randn(2, *shape, 5, 8, generator=g) for shape in ((4,), (4,), ()))
+    own = motion[:, :3].mean(dim=1)
+
+    def adapted(kept):
+        other = MotionBundle(replace(bundle.config, context=replace(bundle.config.context, kept=kept)))
+        other.load_state_dict(bundle.state_dict())
+        return other.eval().adapt(motion, looks, target)
+
+    with torch.no_grad():
+        alone, half, whole = (adapted(kept) for kept in (0.0, 0.5, 1.0))
+    torch.testing.assert_close(alone, bundle.adapt(motion, looks, target))
+    torch.testing.assert_close(half, (alone + own) / 2)
+    torch.testing.assert_close(whole, own)
+    with pytest.raises(MotionRAGError, match=r"kept=1\.5"):
+        replace(bundle.config.context, kept=1.5)
 
 
 def test_fingerprint_changes_with_any_weight(bundle):

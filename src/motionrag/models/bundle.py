@@ -19,7 +19,7 @@ from motionrag import checkpoint
 from motionrag.config import parse
 from motionrag.errors import MotionRAGError
 from motionrag.models.adapter import AdapterConfig, MotionAdapter
-from motionrag.models.context import ContextConfig, MotionContextTransformer
+from motionrag.models.context import BEST, ContextConfig, MotionContextTransformer
 from motionrag.models.resampler import PerceiverResampler, ResamplerConfig
 
 
@@ -81,7 +81,10 @@ class MotionBundle(
             Motion tokens for the target [B,Q,D].
         """
         blocks = torch.cat([appearance.flip(1), target_appearance[:, None]], dim=1)
-        return self.context(motion.flip(1), blocks)[:, -1]
+        predicted: Tensor = self.context(motion.flip(1), blocks)[:, -1]
+        if not self.config.context.kept:
+            return predicted
+        return torch.lerp(predicted, motion[:, :BEST].mean(dim=1), self.config.context.kept)
 
     def fingerprint(self) -> str:
         """SHA-256 of all weights and sizes, as written into config.json."""

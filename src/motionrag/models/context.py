@@ -15,6 +15,9 @@ from torch import Tensor, nn
 
 from motionrag.errors import MotionRAGError
 
+BEST = 3
+"""References whose own motion may be kept in part."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ContextConfig:
@@ -32,12 +35,17 @@ class ContextConfig:
     """Width of the feed-forward layers."""
     max_positions: int = 256
     """Length of the position table, in tokens: it bounds the number of references."""
+    kept: float = 0.0
+    """Share in [0, 1] of the references' own motion, the mean of the best `BEST`, in what they are adapted to: what
+    the transformer predicts is nearer to the truth but smoother. Not in the paper; 0 as published."""
 
     def __post_init__(self) -> None:
         if self.width % 2:
             raise MotionRAGError(f"ContextConfig: width={self.width} is odd, positions need sine and cosine pairs")
         if self.width % self.heads:
             raise MotionRAGError(f"ContextConfig: width={self.width} is not divisible by heads={self.heads}")
+        if not 0 <= self.kept <= 1:
+            raise MotionRAGError(f"ContextConfig: kept={self.kept} is a share, 0 to 1")
         if self.max_positions < self.queries:
             raise MotionRAGError(
                 f"ContextConfig: max_positions={self.max_positions} is less than one block, queries={self.queries}"
