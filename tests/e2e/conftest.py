@@ -144,3 +144,15 @@ def load(home, base):
 def grown(home, tmp_path):
     """A copy of CogVideoX's database."""
     return Path(shutil.copytree(home / "cogvideox-db", tmp_path / "grown"))
+
+
+@pytest.fixture
+def run(capsys):
+    """Run `motionrag generate`; returns (exit code, standard output, standard error)."""
+
+    def run(*arguments):
+        code = main(["generate", *map(str, arguments)])
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return run

@@ -51,7 +51,7 @@ def test_one_command_makes_clip_and_comparison(tmp_path, capsys):
 
 
 def test_a_picture_of_anything_keeps_its_first_frame(rag):
-    """A photo, noise, a flat grey and a gradient: no crash, and the first frame is the picture."""
+    """A photo, a gradient and a flat grey: no crash, and the first frame is the picture."""
     photo = read_clip(next(iter(sorted((embedded("excerpt") / "clips").glob("*.mp4")))), frames=1).frames[0]
     ramp = np.broadcast_to(np.linspace(0, 255, 96).astype(np.uint8), (3, 64, 96))
     grey = np.full((3, 40, 90), 128, dtype=np.uint8)

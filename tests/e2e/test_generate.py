@@ -13,24 +13,11 @@ import pytest
 from PIL import Image
 
 import motionrag
-from motionrag.cli import main
 from tests.e2e.conftest import PROMPT, UNKNOWN
 
 
 def parts(home, base="cogvideox"):
     return [f"--{part}={home / base}-{part}" for part in ("base", "bundle", "db")]
-
-
-@pytest.fixture
-def run(capsys):
-    """Run the command line; returns (exit code, standard output, standard error)."""
-
-    def run(*arguments):
-        code = main(["generate", *map(str, arguments)])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture

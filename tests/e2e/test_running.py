@@ -7,24 +7,11 @@ import torch
 from PIL import Image
 
 import motionrag
-from motionrag.cli import main
 from motionrag.pipeline.memory import check_memory, told_plainly
 from motionrag.registry import base_spec
 from motionrag.types import Rules
 from motionrag.video import probe
 from tests.e2e.conftest import BASES, PROMPT
-
-
-@pytest.fixture
-def run(capsys):
-    """Run the command line; returns (exit code, standard output, standard error)."""
-
-    def run(*arguments):
-        code = main(["generate", *map(str, arguments)])
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return run
 
 
 @pytest.fixture

@@ -64,11 +64,6 @@ class Targets:
         if (self.synth is None) == (self.videos is None):
             raise MotionRAGError("targets: give synth or videos, one of the two")
 
-    @property
-    def count(self) -> int | None:
-        """Clips asked for."""
-        return (self.synth or self.videos).count  # type: ignore[union-attr]
-
 
 @dataclass(frozen=True, kw_only=True)
 class DatabaseRecipe:
