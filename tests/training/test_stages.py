@@ -15,8 +15,9 @@ from motionrag.models.bundle import MotionBundle
 from motionrag.registry import base_spec
 from motionrag.synth.kin import ALIKE, KIN
 from motionrag.training.base import BaseSettings, BaseTask
-from motionrag.training.context import ContextTask, ReferenceSettings, kin_blocks
+from motionrag.training.context import ContextTask, ReferenceSettings
 from motionrag.training.denoise import SampleSettings
+from motionrag.training.kin import kin_blocks
 from motionrag.training.objectives import Noised
 from motionrag.training.parts import BundleSettings, spread
 from motionrag.training.pictures import picture
@@ -172,6 +173,28 @@ def test_stage_3_trains_the_whole_bundle(each, tmp_path):
     with attach(pipe, loaded.adapter):
         pass
     assert loaded.fingerprint() == bundle.fingerprint()
+
+
+def test_stage_3_takes_clips_of_kin_and_of_their_own_motion(small, tmp_path):
+    kin = {"cache": str(tmp_path / "kin"), "clips": 40, "seed": 3, "share": 0.5}
+    task = small.joint(kin=kin, freeze_resampler=True, own_motion=1.0, drop_motion=0.0)
+    bundle = task.adapted.bundle
+    assert set(task.model) == {"context", "appearance_resampler", "adapter"}
+    batch = task.batch(4, seeded(2))
+    assert {len(values) for values in batch.values()} == {4}
+    theirs = task.adapted.kin.take("motion", torch.arange(40)).flatten(1)
+    of_kin = [(blocks.flatten(1)[:, None] == theirs).all(-1) for blocks in batch["motion"]]
+    assert [bool(found.any()) for found in of_kin] == [False, False, True, True]
+    for found, latents in zip(of_kin[2:], batch["latents"][2:], strict=True):
+        numbers = found.int().argmax(-1)
+        assert torch.equal(task.adapted.kin.take("latents", numbers[-1:])[0], latents)  # the target is the last
+        assert numbers[0] // KIN == numbers[-1] // KIN  # the best reference is first, and of kin
+    with torch.no_grad():
+        own = bundle.motion_resampler(batch["motion"][:, -1].float())
+        wanted = task.adapted.loss(own, batch, seeded(5))
+        assert task.loss(batch, seeded(5))[0].item() == pytest.approx(wanted.item(), rel=1e-6)
+        other = task.loss({**batch, "own": torch.zeros(4, dtype=torch.bool)}, seeded(5))[0]
+    assert other.item() != pytest.approx(wanted.item(), rel=1e-6)
 
 
 # -- stage 1 in detail

@@ -7,7 +7,7 @@ blocks before it; the loss is the mean squared error over all blocks. No video i
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,16 +18,13 @@ from motionrag.errors import MotionRAGError
 from motionrag.models.bundle import MotionBundle
 from motionrag.models.context import block_losses
 from motionrag.models.fusion import fuse
-from motionrag.synth.kin import ALIKE, KIN
 from motionrag.training.cache import Cache, Report
 from motionrag.training.data import DataSettings, open_cache, split
+from motionrag.training.kin import KinSettings, kin_blocks, open_kin
 from motionrag.training.neighbours import neighbours
 from motionrag.training.parts import check_features, trained
-from motionrag.training.sources import SourceSettings, SynthSettings
 from motionrag.types import Sampling
 
-MIXED = 1.5
-"""How much chance has a say in the order of references of kin, where being alike is 1."""
 SIZE = Sampling(height=224, width=224, frames=16, fps=8.0, steps=1, guidance=1.0)
 """Clips of this stage as published; a cache that another stage made has its own."""
 
@@ -62,26 +59,6 @@ class ReferenceSettings:
             return torch.arange(K).expand(size, K)
         order = torch.rand(size, self.pool, generator=generator).argsort(dim=1)
         return order[:, :K].sort(dim=1).values
-
-
-@dataclass(frozen=True, kw_only=True)
-class KinSettings:
-    """Clips of `motionrag.synth.kin`, beside the others."""
-
-    cache: str
-    """Folder of their features; made if it is not there."""
-    clips: int = 20000
-    """How many."""
-    seed: int = 12
-    """Of the corpus."""
-    share: float = 0.5
-    """Of each batch, in (0, 1]."""
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise MotionRAGError(f"kin: share={self.share} is a share, more than 0 and at most 1")
-        if self.clips < 2 * KIN or self.clips % KIN:
-            raise MotionRAGError(f"kin: clips={self.clips} must be a multiple of {KIN}, at least {2 * KIN}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,20 +105,13 @@ class ContextTask:
         self.rows, self.held_out = split(len(self.cache), data.held_out)
         self.neighbours = neighbours(self.cache, settings.references.wanted)
         self.tokens = self._make_tokens(self.cache)
-        self.kin = self._open_kin(report)
+        self.kin: Cache | None = None
+        """Clips of kin, with their tokens."""
+        if settings.kin is not None:
+            self.kin = open_kin(settings.kin, data, None, data.sized(SIZE), device=device, report=report)
+            check_features(self.kin, self.bundle, ("motion", "appearance"))
+            self._make_tokens(self.kin)
         self.model = trained(self.bundle, ("context", "appearance_resampler"))
-
-    def _open_kin(self, report: Report | None) -> Cache | None:
-        """The cache of clips of kin, with their tokens."""
-        own = self.settings.kin
-        if own is None:
-            return None
-        synth = SynthSettings(count=own.clips, seed=own.seed, families=["kin"])
-        data = replace(self.settings.data, cache=own.cache, sources=[SourceSettings(synth=synth)], held_out=0)
-        cache = open_cache(data, None, data.sized(SIZE), device=self.device, report=report)
-        check_features(cache, self.bundle, ("motion", "appearance"))
-        self._make_tokens(cache)
-        return cache
 
     def _make_tokens(self, cache: Cache) -> str:
         """Motion tokens of all clips by the frozen resampler; the name of their array."""
@@ -158,7 +128,7 @@ class ContextTask:
 
     def batch(self, size: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Motion tokens and appearance features of random clips and their references."""
-        kin = round(size * self.settings.kin.share) if self.settings.kin is not None else 0
+        kin = self.settings.kin.of(size) if self.settings.kin is not None else 0
         rows = self.rows[torch.randint(len(self.rows), (size - kin,), generator=generator)]
         places = self.settings.references.draw(size - kin, generator)
         batch = self._blocks(rows, places)
@@ -209,36 +179,6 @@ class ContextTask:
     def export(self, folder: Path) -> None:
         """Write the bundle with what was trained in it."""
         self.bundle.save_pretrained(folder)
-
-
-def kin_blocks(clips: int, size: int, K: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Blocks of clips of kin: targets that differ from most of their references by what captions leave open alone.
-
-    As a search gives them: the best are mostly alike, others of the ten come later, and the least similar ones may
-    be of other motions altogether.
-
-    Args:
-        clips: Of kin, in all.
-        size: B.
-        K: References, at most 9.
-        generator: Decides.
-
-    Returns:
-        Numbers of clips [B,K+1], references least similar first, the target last; scores [B,K], best first.
-    """
-    groups = torch.randint(clips // KIN, (size, 1), generator=generator)
-    target = torch.randint(ALIKE, (size, 1), generator=generator)
-    others = (target + torch.arange(1, KIN)) % KIN
-    score = (others < ALIKE) + MIXED * torch.rand(others.shape, generator=generator)
-    kept = torch.rand(others.shape, generator=generator).argsort(dim=1)[:, :K]  # any K of the nine
-    others, score = others.gather(1, kept), score.gather(1, kept)
-    order = score.argsort(dim=1)
-    members = torch.cat([KIN * groups + others.gather(1, order), KIN * groups + target], dim=1)
-    foreign = (torch.rand(size, 1, generator=generator) - 0.5).clamp(min=0) * 2 * K  # none, for half of them
-    strange = (members + KIN * torch.randint(1, clips // KIN, members.shape, generator=generator)) % clips
-    places = torch.arange(K + 1)
-    scores = score.sort(dim=1, descending=True).values / (1 + MIXED)
-    return torch.where(places < foreign.floor(), strange, members), scores.float()
 
 
 def _fused(batch: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from motionrag.registry import base_spec
-from motionrag.training.cache import Report
+from motionrag.training.cache import Cache, Report
 from motionrag.training.conditioning import conditioning_of
 from motionrag.training.data import DataSettings, open_cache, split
 from motionrag.training.objectives import ObjectiveSettings, denoising_loss, objective_of
@@ -78,9 +78,18 @@ class Denoising:
         """Numbers of random clips to train on, int64 [B]."""
         return self.rows[torch.randint(len(self.rows), (size,), generator=generator)]
 
-    def batch(self, rows: Tensor, drop_prompt: float, generator: torch.Generator) -> dict[str, Tensor]:
-        """The base's arrays of some clips, one of each clip's prompts, some of them dropped."""
-        batch = {name: self.cache.take(name, rows) for name in self.conditioning.arrays}
+    def batch(
+        self, rows: Tensor, drop_prompt: float, generator: torch.Generator, cache: Cache | None = None
+    ) -> dict[str, Tensor]:
+        """The base's arrays of some clips, one of each clip's prompts, some of them dropped.
+
+        Args:
+            rows: Numbers of the clips [B].
+            drop_prompt: How often the prompt is dropped, in [0, 1].
+            generator: Decides.
+            cache: Another cache than the own one.
+        """
+        batch = {name: (cache or self.cache).take(name, rows) for name in self.conditioning.arrays}
         prompts = batch["prompt"]
         chosen = torch.randint(prompts.shape[1], (len(rows),), generator=generator)
         batch["prompt"] = prompts[torch.arange(len(rows)), chosen]

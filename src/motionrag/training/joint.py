@@ -1,6 +1,7 @@
 """Stage 3, the task "joint": context transformer, both resamplers and the adapter, with the denoising loss.
 
-The motion that conditions the frozen base is what the context transformer makes of each clip's references.
+The motion that conditions the frozen base is what the context transformer makes of each clip's references: the
+adapter gets to know motion that was predicted, and the transformer what of it the base has a use for.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from torch import Tensor
 
 from motionrag.errors import MotionRAGError
 from motionrag.training.adapter import MEASURED
-from motionrag.training.cache import Report
+from motionrag.training.cache import Cache, Report
 from motionrag.training.context import ReferenceSettings
 from motionrag.training.data import DataSettings
 from motionrag.training.denoise import SampleSettings, grid
+from motionrag.training.kin import KinSettings, kin_blocks
 from motionrag.training.neighbours import neighbours
 from motionrag.training.objectives import ObjectiveSettings
 from motionrag.training.parts import Adapted, BundleSettings, FrozenBase, check_features, spread, trained
@@ -35,6 +37,13 @@ class JointSettings:
     """The base."""
     references: ReferenceSettings = field(default_factory=ReferenceSettings)
     """Of each clip."""
+    kin: KinSettings | None = None
+    """Clips of kin, as in stage 2. Not in the paper."""
+    freeze_resampler: bool = False
+    """Whether the motion resampler stays as it is: databases made with it then keep their tokens."""
+    own_motion: float = 0.0
+    """How often the motion is the clip's own, as in stage 1: the adapter then keeps what it knows of true motion.
+    Not in the paper."""
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     """Of the loss."""
     drop_motion: float = 0.15
@@ -63,7 +72,7 @@ class JointTask:
         self.settings = settings
         bundle = BundleSettings(folder=settings.bundle)
         self.adapted = Adapted(
-            settings.base, settings.data, settings.objective, bundle, device=device, report=report
+            settings.base, settings.data, settings.objective, bundle, device=device, report=report, kin=settings.kin
         )
         check_features(self.adapted.base.cache, self.adapted.bundle, ("motion", "appearance"))
         if settings.references.most > self.adapted.bundle.config.context.max_references:
@@ -73,43 +82,60 @@ class JointTask:
             )
         self.neighbours = neighbours(self.adapted.base.cache, settings.references.wanted)
         parts = ("context", "motion_resampler", "appearance_resampler", "adapter")
-        self.model = trained(self.adapted.bundle, parts)
+        self.model = trained(
+            self.adapted.bundle,
+            tuple(name for name in parts if name != "motion_resampler" or not settings.freeze_resampler),
+        )
 
     def batch(self, size: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Cached arrays of random clips, features of their references, and which motions are dropped."""
-        rows = self.adapted.base.draw(size, generator)
-        batch = self.adapted.base.batch(rows, self.settings.drop_prompt, generator)
-        batch |= self._references(rows, self.settings.references.draw(size, generator))
+        """Cached arrays of random clips, features of their references, and whose motion is dropped or their own."""
+        others = self.adapted.kin
+        kin = self.settings.kin.of(size) if self.settings.kin is not None else 0
+        rows = self.adapted.base.draw(size - kin, generator)
+        places = self.settings.references.draw(size - kin, generator)
+        batch = self._clips(self.adapted.base.cache, rows, self._references(rows, places), generator)
+        if others is not None:
+            blocks, _ = kin_blocks(len(others), kin, places.shape[1], generator)
+            more = self._clips(others, blocks[:, -1], blocks[:, :-1].flip(1), generator)
+            batch = {name: torch.cat([values, more[name]]) for name, values in batch.items()}
         batch["drop"] = torch.rand(size, generator=generator) < self.settings.drop_motion
+        batch["own"] = torch.rand(size, generator=generator) < self.settings.own_motion
         return batch
 
-    def _references(self, rows: Tensor, places: Tensor) -> dict[str, Tensor]:
-        cache = self.adapted.base.cache
-        references = self.neighbours.rows[rows].gather(1, places)
+    def _clips(
+        self, cache: Cache, rows: Tensor, references: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """The base's arrays of clips [B], and features of their references [B,K], best first, then their own."""
+        blocks = torch.cat([references, rows[:, None]], dim=1)
         return {
-            "motion": cache.take("motion", references),
-            "appearance": cache.take("appearance", torch.cat([references, rows[:, None]], dim=1)),
+            **self.adapted.base.batch(rows, self.settings.drop_prompt, generator, cache),
+            "motion": cache.take("motion", blocks),
+            "appearance": cache.take("appearance", blocks),
         }
 
-    def _adapted_motion(self, batch: dict[str, Tensor]) -> Tensor:
-        """Motion tokens [B,Q,D] that the bundle makes of references, best first, for the targets."""
+    def _references(self, rows: Tensor, places: Tensor) -> Tensor:
+        return self.neighbours.rows[rows].gather(1, places)
+
+    def _tokens(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Motion tokens [B,Q,D] that the bundle makes of references for the targets, and the targets' own."""
         bundle = self.adapted.bundle
         motion = bundle.motion_resampler(batch["motion"].float())
         appearance = bundle.appearance_resampler(batch["appearance"].float())
-        return bundle.adapt(motion, appearance[:, :-1], appearance[:, -1])
+        return bundle.adapt(motion[:, :-1], appearance[:, :-1], appearance[:, -1]), motion[:, -1]
 
     def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, float | Tensor]]:
         """The base's own objective, under the motion adapted from references."""
-        tokens = self._adapted_motion(batch)
-        motion = self.adapted.dropped(tokens, batch["drop"])
-        return self.adapted.loss(motion, batch, generator), {"spread": spread(tokens)}
+        adapted, own = self._tokens(batch)
+        motion = torch.where(batch["own"][:, None, None], own, adapted)
+        motion = self.adapted.dropped(motion, batch["drop"])
+        return self.adapted.loss(motion, batch, generator), {"spread": spread(adapted)}
 
     def sample(self, folder: Path, step: int) -> None:
         """Held-out clips by the base alone, under adapted and own motion, and in truth; losses as JSON."""
         adapted, base = self.adapted, self.adapted.base
         rows = base.held_out[:MEASURED]
         if len(rows):
-            own, ours = self._own(rows), self._ours(rows)
+            ours, own = self._held_out(rows)
             kinds = {"adapted": ours, "own": own, "none": adapted.null().expand_as(own)}
             figures = adapted.held_out_losses(kinds, rows)
             (folder / f"step-{step:06d}.json").write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
@@ -117,23 +143,25 @@ class JointTask:
         if not len(shown):
             return
         truth = base.truth(shown)
-        motions = {"base alone": None, "adapted": self._ours(shown), "own motion": self._own(shown)}
+        ours, own = self._held_out(shown)
+        motions = {"base alone": None, "adapted": ours, "own motion": own}
         made = [
             (name, adapted.generate(shown, truth[:, 0], self.settings.samples, motion))
             for name, motion in motions.items()
         ]
         grid(folder / f"step-{step:06d}.png", base.captions(shown), [*made, ("truth", truth)])
 
-    def _own(self, rows: Tensor) -> Tensor:
-        features = self.adapted.base.cache.take("motion", rows).float().to(self.adapted.base.device)
-        tokens: Tensor = self.adapted.bundle.motion_resampler(features)
-        return tokens
-
-    def _ours(self, rows: Tensor) -> Tensor:
-        K = self.settings.references.most
-        parts = [self._references(part, torch.arange(K).expand(len(part), K)) for part in rows.split(16)]
-        device = self.adapted.base.device
-        return torch.cat([self._adapted_motion({n: v.to(device) for n, v in part.items()}) for part in parts])
+    def _held_out(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Motion tokens [N,Q,D] adapted from the nearest references, and the clips' own."""
+        K, cache, device = self.settings.references.most, self.adapted.base.cache, self.adapted.base.device
+        parts = []
+        for part in rows.split(16):
+            blocks = torch.cat([self._references(part, torch.arange(K).expand(len(part), K)), part[:, None]], dim=1)
+            parts.append(
+                self._tokens({name: cache.take(name, blocks).to(device) for name in ("motion", "appearance")})
+            )
+        adapted, own = zip(*parts, strict=True)
+        return torch.cat(adapted), torch.cat(own)
 
     def export(self, folder: Path) -> None:
         """Write the whole bundle."""

@@ -24,6 +24,7 @@ from motionrag.training.conditioning import open_base
 from motionrag.training.conditioning.protocol import precision
 from motionrag.training.data import DataSettings
 from motionrag.training.denoise import Denoising, SampleSettings
+from motionrag.training.kin import KinSettings, open_kin
 from motionrag.training.objectives import ObjectiveSettings
 
 
@@ -170,6 +171,7 @@ class Adapted:
         *,
         device: torch.device | str,
         report: Any = None,
+        kin: KinSettings | None = None,
     ) -> None:
         """Open base, cache and bundle, and attach.
 
@@ -180,9 +182,14 @@ class Adapted:
             bundle: What is trained.
             device: Where.
             report: Told how far the making of the cache is.
+            kin: Clips of kin to train on besides.
         """
         pipe = settings.open(device)
         self.base = Denoising(pipe, settings.name, data, objective, device=device, report=report)
+        self.kin: Cache | None = None
+        """The cache of clips of kin, with what the other has."""
+        if kin is not None:
+            self.kin = open_kin(kin, data, self.base.conditioning, self.base.sampling, device=device, report=report)
         pipe.register_modules(**{name: None for name in ("text_encoder",) if name in pipe.components})  # large, done
         self.bundle = bundle.open(pipe, settings.name).to(device)
         if settings.gradient_checkpointing:
