@@ -59,13 +59,16 @@ def test_a_share_of_the_references_own_motion_may_be_kept(bundle):
     motion, looks, target = (torch.randn(2, *shape, 5, 8, generator=g) for shape in ((4,), (4,), ()))
     own = motion[:, :3].mean(dim=1)
 
-    def adapted(kept):
+    def adapted(kept, motion=motion):
         other = MotionBundle(replace(bundle.config, context=replace(bundle.config.context, kept=kept)))
         other.load_state_dict(bundle.state_dict())
         return other.eval().adapt(motion, looks, target)
 
     with torch.no_grad():
         alone, half, whole = (adapted(kept) for kept in (0.0, 0.5, 1.0))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):  # as in training, motion out of a bfloat16 layer
+        mixed = adapted(0.5, motion.bfloat16())
+    torch.testing.assert_close(mixed.float(), half, atol=0.1, rtol=0.05)
     torch.testing.assert_close(alone, bundle.adapt(motion, looks, target))
     torch.testing.assert_close(half, (alone + own) / 2)
     torch.testing.assert_close(whole, own)

@@ -84,7 +84,8 @@ class MotionBundle(
         predicted: Tensor = self.context(motion.flip(1), blocks)[:, -1]
         if not self.config.context.kept:
             return predicted
-        return torch.lerp(predicted, motion[:, :BEST].mean(dim=1), self.config.context.kept)
+        kept = motion[:, :BEST].mean(dim=1).to(predicted.dtype)  # under autocast the two differ
+        return torch.lerp(predicted, kept, self.config.context.kept)
 
     def fingerprint(self) -> str:
         """SHA-256 of all weights and sizes, as written into config.json."""
