@@ -195,6 +195,12 @@ def test_stage_3_takes_clips_of_kin_and_of_their_own_motion(small, tmp_path):
         assert task.loss(batch, seeded(5))[0].item() == pytest.approx(wanted.item(), rel=1e-6)
         other = task.loss({**batch, "own": torch.zeros(4, dtype=torch.bool)}, seeded(5))[0]
     assert other.item() != pytest.approx(wanted.item(), rel=1e-6)
+    task.settings = replace(task.settings, token_weight=0.5)
+    with torch.no_grad():
+        looks = bundle.appearance_resampler(batch["appearance"].float())
+        motion = bundle.motion_resampler(batch["motion"].float())
+        error = (bundle.adapt(motion[:, :-1], looks[:, :-1], looks[:, -1]) - motion[:, -1]).square().mean()
+        assert task.loss(batch, seeded(5))[0].item() == pytest.approx((wanted + 0.5 * error).item(), rel=1e-5)
 
 
 # -- stage 1 in detail

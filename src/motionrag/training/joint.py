@@ -44,6 +44,9 @@ class JointSettings:
     own_motion: float = 0.0
     """How often the motion is the clip's own, as in stage 1: the adapter then keeps what it knows of true motion.
     Not in the paper."""
+    token_weight: float = 0.0
+    """Weight in the loss of the squared error of adapted tokens to the clip's own, as in stage 2: the denoising loss
+    says little about tokens, and alone lets them drift together. Not in the paper."""
     objective: ObjectiveSettings = field(default_factory=ObjectiveSettings)
     """Of the loss."""
     drop_motion: float = 0.15
@@ -124,11 +127,14 @@ class JointTask:
         return bundle.adapt(motion[:, :-1], appearance[:, :-1], appearance[:, -1]), motion[:, -1]
 
     def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, float | Tensor]]:
-        """The base's own objective, under the motion adapted from references."""
+        """The base's own objective, under the motion adapted from references, and how far that is from the own."""
         adapted, own = self._tokens(batch)
         motion = torch.where(batch["own"][:, None, None], own, adapted)
         motion = self.adapted.dropped(motion, batch["drop"])
-        return self.adapted.loss(motion, batch, generator), {"spread": spread(adapted)}
+        tokens = (adapted.float() - own.float()).square().mean()
+        denoising = self.adapted.loss(motion, batch, generator)
+        metrics = {"denoising": denoising, "tokens": tokens, "spread": spread(adapted)}
+        return denoising + self.settings.token_weight * tokens, metrics
 
     def sample(self, folder: Path, step: int) -> None:
         """Held-out clips by the base alone, under adapted and own motion, and in truth; losses as JSON."""
