@@ -6,7 +6,7 @@ import pkgutil
 
 import motionrag
 
-for extra in ("peft", "optimum", "pytest"):
+for extra in ("peft", "torchao", "pytest"):
     assert importlib.util.find_spec(extra) is None, f"{extra} is installed: this is no bare environment"
 names = [module.name for module in pkgutil.walk_packages(motionrag.__path__, "motionrag.")]
 for name in names:

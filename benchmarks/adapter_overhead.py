@@ -6,8 +6,8 @@ within the same process, so that drift of the machine touches all alike:
     bare        the base alone
     cached      our adapter; keys and values computed once, as in a generation
     uncached    our adapter; keys and values computed again at every step
-    published   the same adapter as attention processors in the published manner: queries, keys and values
-                projected at every step, motion rows repeated for every hidden row
+    published   the same adapter computed in the published manner: queries, keys and values projected at every
+                step, motion rows repeated for every hidden row
 
 Two figures for the added time. The seconds spent in the adapter's own operations over those of the rest of the
 very same step (on CPU, where operations are not queued): other load on the machine touches both alike. And the
@@ -43,29 +43,17 @@ from motionrag.bases.site_hook import SiteHook
 WAYS = ["bare", "cached", "uncached", "published"]
 QUERIES, MOTION_DIM = 25, 1024
 
-# Layers, heads of 64, latent frames, latent height and width; text is 226 tokens.
-COGVIDEOX = {
-    "cogvideox-tiny": (1, 2, 2, 4, 4),  # to test this script
-    "cogvideox-xs": (2, 4, 4, 16, 16),
-    "cogvideox-s": (4, 8, 5, 32, 32),
-    "cogvideox-m": (4, 16, 5, 32, 48),
-    "cogvideox-l": (1, 48, 5, 32, 48),  # the 5B model's width
-    "cogvideox-xl": (1, 48, 5, 60, 90),  # one layer of the 5B model at 480x720x17
-    "cogvideox-5b": (42, 48, 5, 60, 90),  # the published setting; needs a GPU
-}
-# Channels, layers a block, frames, latent height and width.
-SVD = {
-    "svd-tiny": ((64, 64, 64, 64), 1, 2, 8, 8),  # to test this script
-    "svd-xs": ((64, 128, 256, 256), 1, 4, 16, 16),
-    "svd-s": ((128, 256, 512, 512), 2, 8, 16, 16),
-    "svd-m": ((320, 640, 1280, 1280), 1, 8, 16, 16),
-    "svd-l": ((320, 640, 1280, 1280), 2, 8, 32, 32),  # the full model at 256x256
-    "svd-full": ((320, 640, 1280, 1280), 2, 16, 72, 128),  # the published setting; needs a GPU
-}
-
 
 def cogvideox(layers, heads, frames, height, width):
-    """A transformer and the arguments of one guided call."""
+    """A transformer and the arguments of one guided call.
+
+    Args:
+        layers: How many.
+        heads: Of 64.
+        frames: Of the latents; text is 226 tokens.
+        height: Of the latents.
+        width: Likewise.
+    """
     from diffusers import CogVideoXTransformer3DModel
 
     model = CogVideoXTransformer3DModel(
@@ -88,7 +76,15 @@ def cogvideox(layers, heads, frames, height, width):
 
 
 def svd(channels, layers, frames, height, width):
-    """A UNet and the arguments of one guided call."""
+    """A UNet and the arguments of one guided call.
+
+    Args:
+        channels: Of each level; heads of 64.
+        layers: Of each block.
+        frames: Of the clip.
+        height: Of the latents.
+        width: Likewise.
+    """
     from diffusers import UNetSpatioTemporalConditionModel
 
     model = UNetSpatioTemporalConditionModel(
@@ -106,13 +102,76 @@ def svd(channels, layers, frames, height, width):
     }
 
 
+def dynamicrafter(channels, layers, frames, height, width):
+    """A UNet and the arguments of one guided call: 77 tokens of text, 16 of the image a frame.
+
+    Args:
+        channels: Of the first level; the next ones have 2, 4 and 4 times as many, heads of 64.
+        layers: Residual blocks of each level.
+        frames: Of the clip.
+        height: Of the latents.
+        width: Likewise.
+    """
+    from motionrag.bases.dynamicrafter.unet import DynamiCrafterUNet
+
+    model = DynamiCrafterUNet(model_channels=channels, num_res_blocks=layers, num_frames=frames)
+    return model, {
+        "sample": torch.randn(2, 8, frames, height, width),
+        "timestep": torch.tensor(500),
+        "encoder_hidden_states": torch.randn(2, 77, 1024),
+        "image_embeds": torch.randn(2, 16 * frames, 1024),
+        "return_dict": False,
+    }
+
+
+# Each base: what makes it, and the sizes it is measured at. Those named tiny are to test this script.
+BASES = {
+    "cogvideox": (
+        cogvideox,
+        {
+            "tiny": (1, 2, 2, 4, 4),
+            "xs": (2, 4, 4, 16, 16),
+            "s": (4, 8, 5, 32, 32),
+            "m": (4, 16, 5, 32, 48),
+            "l": (1, 48, 5, 32, 48),  # the 5B model's width
+            "xl": (1, 48, 5, 60, 90),  # one layer of the 5B model at 480x720x17
+            "5b": (42, 48, 5, 60, 90),  # the published setting; needs a GPU
+        },
+    ),
+    "svd": (
+        svd,
+        {
+            "tiny": ((64, 64, 64, 64), 1, 2, 8, 8),
+            "xs": ((64, 128, 256, 256), 1, 4, 16, 16),
+            "s": ((128, 256, 512, 512), 2, 8, 16, 16),
+            "m": ((320, 640, 1280, 1280), 1, 8, 16, 16),
+            "l": ((320, 640, 1280, 1280), 2, 8, 32, 32),  # the full model at 256x256
+            "full": ((320, 640, 1280, 1280), 2, 16, 72, 128),  # the published setting; needs a GPU
+        },
+    ),
+    "dynamicrafter": (
+        dynamicrafter,
+        {
+            "tiny": (64, 1, 2, 8, 8),
+            "xs": (64, 1, 4, 16, 16),
+            "s": (128, 2, 8, 16, 16),
+            "m": (320, 1, 8, 16, 16),
+            "l": (320, 2, 8, 32, 32),  # the full model at 256x256
+            "full": (320, 2, 16, 72, 128),  # the published setting; needs a GPU
+        },
+    ),
+}
+SIZES = [f"{base}-{size}" for base, (_, sizes) in BASES.items() for size in sizes]
+
+
 def build(size, device, dtype):
     """The base's name, its denoiser and the arguments of one guided step."""
-    base = "cogvideox" if size in COGVIDEOX else "svd"
+    base, _, size = size.partition("-")
+    make, sizes = BASES[base]
     torch.manual_seed(0)
     with torch.device(device):
         torch.set_default_dtype(dtype)
-        model, arguments = cogvideox(*COGVIDEOX[size]) if base == "cogvideox" else svd(*SVD[size])
+        model, arguments = make(*sizes[size])
         torch.set_default_dtype(torch.float32)
     return base, model.eval(), arguments
 
@@ -139,30 +198,23 @@ class Stopwatch:
 WATCH = Stopwatch()
 
 
-class PublishedProcessor:
-    """Wraps a layer's processor: adds the motion attention as the published processors compute it.
+class PublishedProjection(nn.Module):
+    """Stands in for a layer's output projection: adds the motion attention before it as the published code does."""
 
-    The output projection is called with what the processor found, so this takes its place for one call.
-    """
-
-    def __init__(self, inner, site, heads, motion, dtype):
-        self.inner, self.heads, self.motion = inner, heads, motion
+    def __init__(self, project, site, heads, motion):
+        super().__init__()
+        self.project, self.heads, self.motion = project, heads, motion
+        weight = project.weight
         self.to_q, self.to_k, self.to_v = (
-            nn.Linear(linear.in_features, linear.out_features, bias=False).to(linear.weight.device, dtype)
+            nn.Linear(linear.in_features, linear.out_features, bias=False).to(weight.device, weight.dtype)
             for linear in (site.to_q, site.to_k, site.to_v)
         )
         for mine, linear in ((self.to_q, site.to_q), (self.to_k, site.to_k), (self.to_v, site.to_v)):
             mine.load_state_dict(linear.state_dict())
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, image_rotary_emb=None):
-        project = attn.to_out[0]  # named arguments: diffusers passes a processor only those it names
-        rotary = {} if image_rotary_emb is None else {"image_rotary_emb": image_rotary_emb}
-
-        attn.to_out[0] = _Call(lambda hidden: project(WATCH.timing(self.add_motion)(hidden)))
-        try:
-            return self.inner(attn, hidden_states, encoder_hidden_states, attention_mask, **rotary)
-        finally:
-            attn.to_out[0] = project
+    def forward(self, hidden):
+        """The attention output to the layer's answer."""
+        return self.project(WATCH.timing(self.add_motion)(hidden))
 
     def add_motion(self, hidden):
         """The attention output with the motion attention added."""
@@ -173,29 +225,19 @@ class PublishedProcessor:
         return hidden + F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
 
 
-class _Call(nn.Module):
-    def __init__(self, function):
-        super().__init__()
-        self.function = function
-
-    def forward(self, x):
-        return self.function(x)
-
-
 @contextmanager
 def prepared(way, model, arguments, motion, adapter):
     """A function that runs one step this way, once warmed up."""
     if way == "published":
         layers = {name: model.get_submodule(name) for name in adapter.config.sites}
-        inner = {name: layer.processor for name, layer in layers.items()}
+        projections = {name: layer.to_out[0] for name, layer in layers.items()}
         for name, layer in layers.items():
-            dtype = next(model.parameters()).dtype
-            layer.processor = PublishedProcessor(inner[name], adapter.site(name), layer.heads, motion, dtype)
+            layer.to_out[0] = PublishedProjection(projections[name], adapter.site(name), layer.heads, motion)
         try:
             yield lambda arguments: model(**arguments)[0]
         finally:
             for name, layer in layers.items():
-                layer.processor = inner[name]
+                layer.to_out[0] = projections[name]
     elif way == "bare":
         yield lambda arguments: model(**arguments)[0]
     else:
@@ -333,10 +375,8 @@ def cpu_name():
 def main():
     """Measure, print the table, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = [*COGVIDEOX, *SVD]
-    parser.add_argument(
-        "--sizes", nargs="+", choices=known, default=["cogvideox-xs", "cogvideox-s", "svd-xs", "svd-s"]
-    )
+    quick = [f"{base}-{size}" for base in BASES for size in ("xs", "s")]
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=quick)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16", "float16"])

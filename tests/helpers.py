@@ -1,11 +1,25 @@
 """Tiny real pipelines with a call that makes a small clip, and what the tests of the bases share."""
 
+from importlib.util import find_spec
+
+import pytest
 import torch
 
 import motionrag
 from motionrag import testing
+from motionrag.pipeline.quantize import QUANTIZERS
 
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}  # of whole pipeline runs, in [0, 1]; other motion differs by over 1e-2
+
+
+QUANTISED = [
+    pytest.param(
+        kind,
+        marks=pytest.mark.skipif(find_spec(quantizer.package) is None, reason=f"{quantizer.package} is missing"),
+    )
+    for kind, quantizer in QUANTIZERS.items()
+]
+"""Each kind of quantised base; skipped where what makes it is not installed."""
 
 
 def noisy_adapter(model, base):

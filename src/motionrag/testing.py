@@ -65,11 +65,12 @@ def tiny_svd(*, channels: tuple[int, int] = (32, 64), heads: tuple[int, int] = (
     """A `StableVideoDiffusionPipeline`; its clips are 16x16 or any larger multiple of 8, with 2 frames or more."""
     from diffusers import (
         AutoencoderKLTemporalDecoder,
-        EulerDiscreteScheduler,
         StableVideoDiffusionPipeline,
         UNetSpatioTemporalConditionModel,
     )
     from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    from motionrag.bases.full_size import svd_scheduler
 
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -108,18 +109,7 @@ def tiny_svd(*, channels: tuple[int, int] = (32, 64), heads: tuple[int, int] = (
         vae=vae.eval(),
         image_encoder=image_encoder.eval(),
         unet=unet.eval(),
-        scheduler=EulerDiscreteScheduler(
-            beta_schedule="scaled_linear",
-            interpolation_type="linear",
-            num_train_timesteps=1000,
-            prediction_type="v_prediction",
-            sigma_max=700.0,
-            sigma_min=0.002,
-            steps_offset=1,
-            timestep_spacing="leading",
-            timestep_type="continuous",
-            use_karras_sigmas=True,
-        ),
+        scheduler=svd_scheduler(),
         feature_extractor=CLIPImageProcessor(crop_size=224, size=224),
     )
     pipe.set_progress_bar_config(disable=True)

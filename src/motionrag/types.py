@@ -12,7 +12,7 @@ from fnmatch import fnmatchcase
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
-from motionrag.errors import MotionRAGError
+from motionrag.errors import MotionRAGError, did_you_mean
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,6 +73,9 @@ class Reference:
     """f16 [Q, D], likewise."""
 
 
+SPACINGS = ("trailing", "leading")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How a base makes a clip."""
@@ -91,6 +94,10 @@ class Sampling:
     """Strength of classifier-free guidance; 1 and less is without."""
     negative_prompt: str = ""
     """What shall not be seen, for guidance to lead away from; empty for nothing in particular."""
+    guidance_rescale: float | None = None
+    """How far guidance is brought back to the spread of what it guides, in [0, 1]; None where it cannot be set."""
+    timestep_spacing: str | None = None
+    """Where the steps lie in the schedule, counted from its end ("trailing") or its start ("leading"); likewise."""
 
     def __post_init__(self) -> None:
         for name in ("height", "width", "frames", "steps"):
@@ -100,6 +107,11 @@ class Sampling:
             raise MotionRAGError(f"fps={self.fps} must be more than 0")
         if not (isfinite(self.guidance) and self.guidance >= 0):
             raise MotionRAGError(f"guidance={self.guidance} must be 0 or more")
+        if self.guidance_rescale is not None and not 0 <= self.guidance_rescale <= 1:
+            raise MotionRAGError(f"guidance_rescale={self.guidance_rescale} must be between 0 and 1")
+        if self.timestep_spacing not in (None, *SPACINGS):
+            near = did_you_mean(str(self.timestep_spacing), SPACINGS)
+            raise MotionRAGError(f"no timestep_spacing {self.timestep_spacing!r}{near}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +130,10 @@ class Rules:
     """The only number of frames; None for any."""
     negative_prompt: bool = False
     """Whether it takes one."""
+    guidance_rescale: bool = False
+    """Whether it can be set."""
+    timestep_spacing: bool = False
+    """Likewise."""
 
     def check(self, base: str, asked: Mapping[str, Any]) -> None:
         """Refuse what the base cannot make.
@@ -149,6 +165,9 @@ class Rules:
             )
         if asked.get("negative_prompt") and not self.negative_prompt:
             raise MotionRAGError(f"the base {base} takes no negative prompt: leave it out")
+        for name in ("guidance_rescale", "timestep_spacing"):
+            if asked.get(name) is not None and not getattr(self, name):
+                raise MotionRAGError(f"the base {base} takes no {name.replace('_', ' ')}: leave it out")
         if asked.get("negative_prompt") and asked.get("guidance", 2.0) <= 1:
             raise MotionRAGError(
                 f"a negative prompt acts through guidance, which is off at guidance={asked['guidance']}: "

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from motionrag.bases.dynamicrafter import loading
 from motionrag.bases.dynamicrafter.convert import convert, fill, states_of
 from motionrag.bases.dynamicrafter.pipeline import DynamiCrafterPipeline
 from motionrag.bases.dynamicrafter.scheduler import DynamiCrafterScheduler, guide
+from motionrag.bases.dynamicrafter.sizes import unet_sizes
 from motionrag.bases.dynamicrafter.unet import DynamiCrafterUNet
 from motionrag.bases.loading import load_base
 from motionrag.checkpoint import fingerprint
@@ -365,15 +367,7 @@ def test_the_released_model_out_of_reach(tmp_path, monkeypatch):
 
 def golden_unet():
     _, states = states_of(golden("weights.base."))
-    unet = DynamiCrafterUNet(
-        model_channels=32,
-        channel_mult=(1, 2),
-        attention_resolutions=(2, 1),
-        num_res_blocks=1,
-        attention_head_dim=8,
-        cross_attention_dim=16,
-        num_frames=4,
-    )
+    unet = DynamiCrafterUNet(**unet_sizes(states["unet"]), num_frames=FRAMES)
     fill(unet, states["unet"], "golden")
     i = golden("input.")
     return unet.eval(), (i["sample"], i["timestep"], i["prompt_embeddings"], i["image_embeddings"], i["fs"])
@@ -481,7 +475,7 @@ def test_sampler_is_diffusers_own_where_nothing_is_rescaled():
 
 
 def test_wrong_sampling_is_refused():
-    with pytest.raises(MotionRAGError, match="must be 'trailing' or 'leading'"):
+    with pytest.raises(MotionRAGError, match="must be one of trailing, leading"):
         DynamiCrafterScheduler(timestep_spacing="linspace")
     with pytest.raises(MotionRAGError, match="'v_prediction' or 'epsilon'"):
         DynamiCrafterScheduler(prediction_type="sample")
@@ -581,14 +575,36 @@ def test_wrong_calls_are_refused(pipe, options, message):
 def test_spec_fits_the_pipeline(pipe):
     spec = base_spec("dynamicrafter")
     sampling = spec.sampling(pipe)
-    assert spec.rules(pipe) == Rules(multiple=4, frames=FRAMES, negative_prompt=True)
-    assert spec.rules(None) == Rules(multiple=64, frames=16, negative_prompt=True)
+    takes = {"negative_prompt": True, "guidance_rescale": True, "timestep_spacing": True}
+    assert spec.rules(pipe) == Rules(multiple=4, frames=FRAMES, **takes)
+    assert spec.rules(None) == Rules(multiple=64, frames=16, **takes)
     assert (sampling.height, sampling.width, sampling.frames) == (72 * 2, 128 * 2, FRAMES)
     assert (sampling.steps, sampling.guidance, sampling.fps) == (30, 2.0, 10.0)
+    assert (sampling.guidance_rescale, sampling.timestep_spacing) == (0.7, "trailing")
     assert type(pipe).__name__ == spec.pipeline
     arguments = spec.arguments(pipe, [picture()], ["a ball"], sampling) | {"height": 16, "width": 32}
     frames = pipe(**arguments | {"num_inference_steps": 1}, output_type="np").frames
     assert frames.shape == (1, FRAMES, 16, 32, 3)
+
+
+def test_sampling_as_in_the_published_evaluation(pipe):
+    """What the documents name: another rate, spacing and no rescaling; the scheduler's own spacing stays."""
+    spec = base_spec("dynamicrafter")
+    own = replace(spec.sampling(pipe), height=16, width=32, steps=3)
+    published = replace(own, fps=15.0, guidance_rescale=0.0, timestep_spacing="leading")
+
+    def make(sampling):
+        made = spec.arguments(pipe, [picture()], ["a ball"], sampling)
+        frames = pipe(**made, generator=torch.Generator().manual_seed(0), output_type="pt").frames
+        return frames, pipe.scheduler.timesteps.tolist()
+
+    frames, steps = make(published)
+    assert steps == [667, 334, 1]
+    for name in ("fps", "guidance_rescale", "timestep_spacing"):
+        assert not torch.equal(make(replace(published, **{name: getattr(own, name)}))[0], frames), name
+    assert make(own)[1] == [999, 666, 332]
+    unnamed = replace(own, guidance_rescale=None, timestep_spacing=None)
+    assert torch.equal(make(unnamed)[0], make(own)[0])
 
 
 # -- the adapter

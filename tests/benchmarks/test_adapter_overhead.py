@@ -19,7 +19,7 @@ def script():
     return module
 
 
-@pytest.mark.parametrize("size", ["cogvideox-tiny", "svd-tiny"])
+@pytest.mark.parametrize("size", ["cogvideox-tiny", "svd-tiny", "dynamicrafter-tiny"])
 def test_the_ways_agree_and_are_timed(script, size):
     times, own = script.measure_time(size, "cpu", torch.float32, rounds=2)
     assert {way: len(values) for way, values in times.items()} == dict.fromkeys(script.WAYS, 2)

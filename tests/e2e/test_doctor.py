@@ -3,6 +3,7 @@
 import json
 import socket
 from dataclasses import replace
+from importlib.metadata import version
 
 import pytest
 from huggingface_hub import constants
@@ -104,6 +105,17 @@ def test_weights_that_are_no_pipeline(doctor, tmp_path, monkeypatch):
         "hf download some/base model.ckpt",
         "hf download some/words vocab.json merges.txt",
     ]
+
+
+def test_what_extras_bring(doctor, monkeypatch):
+    """What is installed with its version, what is not with the command."""
+    lines = ['pillow>=11; extra == "one"', 'no-such-package>=1; extra == "two"', "numpy>=1.26"]
+    monkeypatch.setattr(machine, "requires", lambda name: lines)
+    assert json.loads(doctor("--json"))["extras"] == {
+        "one": {"pillow": version("pillow")},
+        "two": {"no-such-package": None},
+    }
+    assert "  no-such-package is not installed: pip install motionrag[two]" in doctor()
 
 
 def test_what_devices_can_run():

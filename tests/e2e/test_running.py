@@ -1,17 +1,21 @@
 """How the bases run: sizes and rates of a clip, memory modes, precision; and that settings repeat all of it."""
 
 import json
+import sys
 
 import pytest
 import torch
+import transformers
 from PIL import Image
 
 import motionrag
 from motionrag.pipeline.memory import check_memory, told_plainly
+from motionrag.pipeline.quantize import QUANTIZERS, quantize
 from motionrag.registry import base_spec
 from motionrag.types import Rules
 from motionrag.video import probe
 from tests.e2e.conftest import BASES, PROMPT
+from tests.helpers import QUANTISED
 
 
 @pytest.fixture
@@ -30,7 +34,7 @@ def new(run, home):
     ("options", "kept"),
     [
         (["--memory=offload", "--dtype=bfloat16"], {"memory": "offload", "dtype": "bfloat16"}),
-        (["--memory=low"], {"memory": "low", "dtype": "float32"}),
+        (["--memory=low"], {"memory": "low", "dtype": "float32", "quantize": None}),
     ],
     ids=["offload", "low"],
 )
@@ -67,6 +71,87 @@ def test_what_the_modes_do(home, base):
         assert rag.pipe._execution_device.type == rag.device.type == "cpu"
 
 
+@pytest.mark.parametrize("memory", ["full", "offload"])
+@pytest.mark.parametrize("kind", QUANTISED)
+@pytest.mark.parametrize("base", BASES)
+def test_a_quantised_base_is_kept_and_repeated(new, run, tmp_path, base, kind, memory):
+    options = [f"--quantize={kind}", f"--memory={memory}"]
+    code, _, err = new(tmp_path / "clip.webp", *options, base=base)
+    assert code == 0, err
+    settings = json.loads((tmp_path / "clip.json").read_text())
+    assert (settings["quantize"], settings["memory"]) == (kind, memory)
+    assert QUANTIZERS[kind].package in settings["versions"]
+    code, _, err = run("--settings", tmp_path / "clip.json", "--out", tmp_path / "again.webp")
+    assert code == 0, err
+    assert "differ" not in err
+    assert (tmp_path / "again.webp").read_bytes() == (tmp_path / "clip.webp").read_bytes()
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+def test_settings_of_a_quantised_base_without(new, run, tmp_path, kind):
+    """Someone else's settings, on a machine that has memory, or lacks the package."""
+    assert new(tmp_path / "clip.webp", f"--quantize={kind}")[0] == 0
+    code, _, err = run(
+        "--settings", tmp_path / "clip.json", "--quantize=none", "--memory=low", "--out", tmp_path / "a.webp"
+    )
+    assert code == 0, err
+    assert f"the clip was made with quantize {kind}, here is None: it may differ a little" in err
+    assert json.loads((tmp_path / "a.json").read_text())["quantize"] is None
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+@pytest.mark.parametrize("base", BASES)
+def test_what_is_quantised(home, base, kind):
+    """Every linear layer of denoiser and text encoder, and nothing of ours; fingerprints are the base's own."""
+    parts = {"base": f"{base}-base", "bundle": f"{base}-bundle", "db": f"{base}-db"}
+    named = {part: str(home / name) for part, name in parts.items()}
+    rag = motionrag.MotionRAG.from_pretrained(**named, quantize=kind)
+    plain = motionrag.MotionRAG.from_pretrained(**named)
+    assert rag.fingerprints == plain.fingerprints
+    for part in (rag.spec.denoiser, "text_encoder", "vae"):
+        module = getattr(rag.pipe, part, None)
+        if module is None:
+            continue
+        linear = [layer for layer in module.modules() if isinstance(layer, torch.nn.Linear)]
+        exact = [layer for layer in linear if type(layer.weight) is torch.nn.Parameter]
+        assert len(exact) == (len(linear) if part == "vae" else 0)
+        assert module.dtype == torch.float32
+    assert {type(parameter) for parameter in rag.bundle.parameters()} == {torch.nn.Parameter}
+    assert {parameter.dtype for parameter in rag.bundle.parameters()} == {torch.float32}
+    video = rag(home / "image.png", PROMPT, steps=2)
+    assert (video.frames != rag.bare(video.settings).frames).any()
+    assert (video.frames != plain(home / "image.png", PROMPT, steps=2).frames).any()
+
+
+@pytest.mark.parametrize("kind", QUANTISED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layers_that_are_wanted_exact_stay_so(kind, dtype):
+    """CogVideoX's text encoder asks for one of its layers, and looks at the dtype of that one's weight."""
+    pipe = motionrag.testing.tiny_cogvideox()
+    sizes = {"d_model": 12, "d_ff": 64, "d_kv": 6, "num_heads": 2, "num_layers": 1, "vocab_size": 32}
+    config = transformers.T5Config(feed_forward_proj="gated-gelu", **sizes)
+    pipe.register_modules(text_encoder=transformers.T5EncoderModel(config).to(dtype).eval())
+    ids, cpu = torch.arange(8)[None], torch.device("cpu")
+    with torch.no_grad():
+        before = pipe.text_encoder(ids).last_hidden_state
+        quantize(pipe, base_spec("cogvideox"), kind, on=cpu, home=cpu)
+        after = pipe.text_encoder(ids).last_hidden_state
+    layers = pipe.text_encoder.encoder.block[0].layer[1].DenseReluDense
+    assert type(layers.wo.weight) is torch.nn.Parameter
+    assert type(layers.wi_0.weight) is not torch.nn.Parameter
+    assert 0 < (after - before).abs().max() < 0.3 * before.abs().max()
+
+
+@pytest.mark.parametrize("kind", QUANTIZERS)
+def test_a_quantiser_that_is_not_installed_is_said_before_anything_is_loaded(new, tmp_path, monkeypatch, kind):
+    package = QUANTIZERS[kind].package
+    monkeypatch.setitem(sys.modules, package, None)
+    code, out, err = new(tmp_path / "clip.mp4", f"--quantize={kind}", f"--db={tmp_path}/nowhere")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert f"quantize={kind} is done by {package}, which cannot be imported" in err
+    assert f"pip install {package}" in err
+
+
 def test_size_frames_and_rate(new, run, tmp_path):
     """The clip is what was asked for, and its settings say so."""
     options = ["--size=48x32", "--frames=17", "--fps=12.5", "--guidance=2.5", "--negative-prompt=blur"]
@@ -76,11 +161,26 @@ def test_size_frames_and_rate(new, run, tmp_path):
     assert (found.width, found.height, found.frames, round(found.fps, 6)) == (48, 32, 17, 12.5)
     sampling = json.loads((tmp_path / "clip.json").read_text())["sampling"]
     wanted = {"width": 48, "height": 32, "frames": 17, "fps": 12.5, "guidance": 2.5, "negative_prompt": "blur"}
-    assert sampling == {**wanted, "steps": 2}
+    assert sampling == {**wanted, "steps": 2, "guidance_rescale": None, "timestep_spacing": None}
     assert run("--settings", tmp_path / "clip.json", "--out", tmp_path / "again.mp4")[0] == 0
     assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / "clip.mp4").read_bytes()
     assert new(tmp_path / "other.mp4", *options[:-1])[0] == 0
     assert (tmp_path / "other.mp4").read_bytes() != (tmp_path / "clip.mp4").read_bytes()
+
+
+def test_the_steps_of_a_base_that_lets_them_be_set(new, run, tmp_path):
+    """The flags of the published evaluation of DynamiCrafter; its own values are kept too."""
+    options = ["--fps=15", "--guidance-rescale=0", "--timestep-spacing=leading"]
+    for name, given in (("clip", options), ("own", [])):
+        code, _, err = new(tmp_path / f"{name}.webp", *given, base="dynamicrafter")
+        assert code == 0, err
+    kept = {name: json.loads((tmp_path / f"{name}.json").read_text())["sampling"] for name in ("clip", "own")}
+    names = ("fps", "guidance_rescale", "timestep_spacing")
+    assert [kept["clip"][name] for name in names] == [15.0, 0.0, "leading"]
+    assert [kept["own"][name] for name in names] == [10.0, 0.7, "trailing"]
+    assert (tmp_path / "clip.webp").read_bytes() != (tmp_path / "own.webp").read_bytes()
+    assert run("--settings", tmp_path / "clip.json", "--out", tmp_path / "again.webp")[0] == 0
+    assert (tmp_path / "again.webp").read_bytes() == (tmp_path / "clip.webp").read_bytes()
 
 
 def test_several_seeds(new, run, tmp_path):
@@ -130,12 +230,18 @@ def test_another_mode_than_the_settings_is_said(new, run, tmp_path):
         ("cogvideox", ["--fps=0"], "fps=0.0 must be more than 0"),
         ("cogvideox", ["--negative-prompt=blur", "--guidance=1"], "which is off at guidance=1.0"),
         ("svd", ["--negative-prompt=blur"], "the base svd takes no negative prompt"),
+        ("svd", ["--guidance-rescale=0"], "the base svd takes no guidance rescale"),
+        ("cogvideox", ["--timestep-spacing=leading"], "the base cogvideox takes no timestep spacing"),
+        ("dynamicrafter", ["--timestep-spacing=trail"], "no timestep_spacing 'trail'; did you mean 'trailing'?"),
+        ("dynamicrafter", ["--guidance-rescale=2"], "guidance_rescale=2.0 must be between 0 and 1"),
         ("svd", ["--frames=1"], "frames=1 must be at least 2 with the base svd"),
         ("svd", ["--size=20x16"], "width=20 must be a multiple of 8"),
         ("tiny", ["--size=32x32"], "this tiny model makes clips of 16x16 alone"),
         ("tiny", ["--size=20x32"], "width=20 must be a multiple of 16"),
         ("cogvideox", ["--memory=lo"], "no memory mode 'lo'; did you mean 'low'?"),
         ("cogvideox", ["--memory=low", "--compile"], "leave out compile, or memory=low"),
+        ("cogvideox", ["--quantize=int"], "quantize='int' is no kind of quantised base; did you mean 'int8'?"),
+        ("cogvideox", ["--quantize=int8", "--memory=low"], "leave out quantize=int8, or use memory=offload"),
         ("cogvideox", ["--dtype=int8"], "dtype 'int8': use one of float32, bfloat16, float16"),
         ("cogvideox", ["--seed", "1", "1"], "seeds [1, 1] must be at least one, and each another"),
         ("cogvideox", ["--jobs=jobs.jsonl"], "--image is for one clip"),

@@ -83,6 +83,24 @@ def svd() -> dict[str, Any]:
     }
 
 
+def svd_scheduler() -> Any:
+    """That of Stable Video Diffusion."""
+    from diffusers import EulerDiscreteScheduler
+
+    return EulerDiscreteScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type="v_prediction",
+        sigma_max=700.0,
+        sigma_min=0.002,
+        steps_offset=1,
+        timestep_spacing="leading",
+        timestep_type="continuous",
+        use_karras_sigmas=True,
+    )
+
+
 def dynamicrafter() -> dict[str, Any]:
     """DynamiCrafter 1024."""
     from diffusers import AutoencoderKL
@@ -148,20 +166,10 @@ def _assembled(base: str, parts: dict[str, Any]) -> Any:
     if base == "svd":
         from transformers import CLIPImageProcessor
 
-        scheduler = diffusers.EulerDiscreteScheduler(
-            beta_schedule="scaled_linear",
-            beta_start=0.00085,
-            beta_end=0.012,
-            prediction_type="v_prediction",
-            sigma_max=700.0,
-            sigma_min=0.002,
-            steps_offset=1,
-            timestep_spacing="leading",
-            timestep_type="continuous",
-            use_karras_sigmas=True,
-        )
         extractor = CLIPImageProcessor(crop_size=224, size=224)
-        return diffusers.StableVideoDiffusionPipeline(scheduler=scheduler, feature_extractor=extractor, **parts)
+        return diffusers.StableVideoDiffusionPipeline(
+            scheduler=svd_scheduler(), feature_extractor=extractor, **parts
+        )
     from motionrag.bases.dynamicrafter.pipeline import DynamiCrafterPipeline
     from motionrag.bases.dynamicrafter.scheduler import DynamiCrafterScheduler
 

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from motionrag.pipeline import GenerationSettings, MotionRAG, Video
     from motionrag.pipeline.stages import Report
 
-_CHANGES = ("references", "scale", "steps", "guidance", "frames", "size", "fps", "negative_prompt")
+_CHANGES = (
+    *("references", "scale", "steps", "guidance", "guidance_rescale", "timestep_spacing"),
+    *("frames", "size", "fps", "negative_prompt"),
+)
 _NEW_CLIPS_ONLY = ("prompt", "reference_video", "seed", *_CHANGES, "dtype")
 _ONE_CLIP_ONLY = ("image", "prompt", "reference_video", "compare")
 
@@ -66,6 +69,11 @@ def _add_parts(parser: argparse.ArgumentParser) -> None:
         metavar="MODE",
         help="full: all on the device (default); offload: one model at a time; low: one layer at a time, in float8",
     )
+    group.add_argument(
+        "--quantize",
+        metavar="KIND",
+        help="keep denoiser and text encoder in int8 (torchao) or nf4 (bitsandbytes); none: as they are (default)",
+    )
     group.add_argument("--dtype", help="float32, bfloat16 or float16 (default: float32 on the CPU, else bfloat16)")
     group.add_argument("--compile", action="store_true", help="compile the base: slow to begin with, then faster")
 
@@ -78,6 +86,10 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--steps", type=int, metavar="N", help="denoising steps")
     group.add_argument("--guidance", type=float, metavar="G", help="strength of guidance")
     group.add_argument("--negative-prompt", metavar="TEXT", help="what shall not be seen")
+    group.add_argument(
+        "--guidance-rescale", type=float, metavar="R", help="how far it is brought back, 0 to 1 (DynamiCrafter)"
+    )
+    group.add_argument("--timestep-spacing", metavar="S", help="of the steps: trailing or leading (DynamiCrafter)")
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -150,8 +162,8 @@ def _again(arguments: argparse.Namespace) -> None:
         if getattr(arguments, name) is None and kept is None:
             raise MotionRAGError(f"{arguments.settings}: its {name} was in memory; name one with --{name}")
     rag = load(arguments, settings)
-    here = versions() | {"memory": rag.memory, "compile": rag.compiled}
-    then = settings.versions | {"memory": settings.memory, "compile": settings.compile}
+    here = versions(rag.quantized) | {"memory": rag.memory, "compile": rag.compiled, "quantize": rag.quantized}
+    then = settings.versions | {name: getattr(settings, name) for name in ("memory", "compile", "quantize")}
     for name, value in here.items():
         if then.get(name) != value:
             note(f"the clip was made with {name} {then.get(name)}, here is {value}: it may differ a little")
@@ -168,11 +180,12 @@ def load(
     from motionrag.pipeline.memory import FULL, dtype_of
 
     base, model, bundle, db = arguments.base, arguments.model, arguments.bundle, arguments.db
-    dtype, memory, compiled = arguments.dtype, arguments.memory, arguments.compile
+    dtype, memory, compiled, quantized = arguments.dtype, arguments.memory, arguments.compile, arguments.quantize
     if settings is not None:
         base = settings.base if base is None and model is None else base
         bundle, db, dtype = bundle or settings.bundle, db or settings.database, settings.dtype
         memory, compiled = memory or settings.memory, compiled or settings.compile
+        quantized = quantized or settings.quantize
     return MotionRAG.from_pretrained(
         base=base,
         model=model,
@@ -182,6 +195,7 @@ def load(
         dtype=None if dtype is None else dtype_of(dtype),
         memory=memory or FULL,
         compile=compiled,
+        quantize=None if quantized == "none" else quantized,  # as said beside settings that name one
         asked=asked,
     )
 

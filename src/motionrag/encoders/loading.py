@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -87,7 +88,7 @@ def _load(
     source = _embedded(kind) if model == EMBEDDED else resolve(model, revision)
     cls = _class_of(kind, source)
     checked_device(device)
-    network = _network(source, cls, dtype)
+    network = load_network(source, cls.network_class, dtype, cls.spare_weights)
     preparation = _preparation(source, cls, network.config)
     try:
         length = cls.length(network.config, preparation.crop)
@@ -138,15 +139,21 @@ def _class_of(kind: Kind, source: Source) -> type[VisionEncoder]:
     return cls
 
 
-def _network(source: Source, cls: type[VisionEncoder], dtype: torch.dtype) -> Any:
-    """The backbone with all of its weights, on the CPU.
+def load_network(source: Source, name: str, dtype: torch.dtype, spare_weights: Sequence[str] = ()) -> Any:
+    """A model of transformers with all of its weights, on the CPU.
+
+    Args:
+        source: Where it is.
+        name: Class name of it.
+        dtype: What it computes in.
+        spare_weights: Parts of the names of those that may be missing.
 
     Raises:
         MotionRAGError: If the weights cannot be read, or some are missing or of another shape.
     """
     try:
         with quiet():
-            network, report = getattr(import_module("transformers"), cls.network_class).from_pretrained(
+            network, report = getattr(import_module("transformers"), name).from_pretrained(
                 str(source.folder) if source.revision is None else source.model,
                 revision=source.revision or "main",
                 cache_dir=source.cache,
@@ -157,7 +164,7 @@ def _network(source: Source, cls: type[VisionEncoder], dtype: torch.dtype) -> An
         raise MotionRAGError(
             f"{source.model}: its weights cannot be loaded ({one_line(error)}); fetch or save the model again"
         ) from error
-    refuse_missing(report["missing_keys"], cls.spare_weights, source.model)
+    refuse_missing(report["missing_keys"], spare_weights, source.model)
     return network
 
 

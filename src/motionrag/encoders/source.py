@@ -132,10 +132,14 @@ def one_line(error: BaseException) -> str:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars, warnings or log lines of the Hugging Face libraries inside the block; restored after it."""
+    """No progress bars, warnings or log lines of the Hugging Face libraries inside the block; restored after it.
+
+    Nor of the packages that they import where these are installed, which tell on import of kernels they do not find.
+    """
     from transformers.utils import logging as transformers_logging
 
-    loggers = [logging.getLogger(name) for name in ("transformers", "sentence_transformers", "huggingface_hub")]
+    names = ("transformers", "sentence_transformers", "huggingface_hub", "torchao", "bitsandbytes")
+    loggers = [logging.getLogger(name) for name in (*names, "torch.utils._pytree")]
     levels = [logger.level for logger in loggers]
     bars, no_hub_bars = transformers_logging.is_progress_bar_enabled(), are_progress_bars_disabled()
     for logger in loggers:

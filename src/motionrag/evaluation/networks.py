@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +18,9 @@ from torch import Tensor, nn
 from motionrag import checkpoint
 from motionrag.encoders import load_appearance_encoder
 from motionrag.encoders.identity import fingerprint, model_settings
+from motionrag.encoders.loading import load_network
 from motionrag.encoders.processor import find_settings, to_preparation
-from motionrag.encoders.source import Source, one_line, quiet, read_json, refuse_missing, resolve
+from motionrag.encoders.source import Source, one_line, quiet, read_json, resolve
 from motionrag.encoders.videomae import VideoMAEEncoder
 from motionrag.errors import MotionRAGError
 from motionrag.evaluation.families import FamilyClassifier, prepared
@@ -170,22 +170,8 @@ def _resolved(model: str, revision: str | None, wanted: str) -> Source:
 
 
 def _pretrained(source: Source, name: str, device: str) -> Any:
-    """A transformers model with all of its weights."""
-    try:
-        with quiet():
-            network, report = getattr(import_module("transformers"), name).from_pretrained(
-                str(source.folder) if source.revision is None else source.model,
-                revision=source.revision or "main",
-                cache_dir=source.cache,
-                output_loading_info=True,
-                dtype=torch.float32,
-            )
-    except Exception as error:  # readers of weights and configurations raise all kinds
-        raise MotionRAGError(
-            f"{source.model}: its weights cannot be loaded ({one_line(error)}); fetch or save the model again"
-        ) from error
-    refuse_missing(report["missing_keys"], (), source.model)
-    return network.eval().to(device).requires_grad_(False)
+    """A transformers model with all of its weights, to measure with."""
+    return load_network(source, name, torch.float32).eval().to(device).requires_grad_(False)
 
 
 def _tokenizer(source: Source) -> Any:
@@ -194,7 +180,7 @@ def _tokenizer(source: Source) -> Any:
     try:
         with quiet():
             return AutoTokenizer.from_pretrained(str(source.folder))
-    except Exception as error:  # as above
+    except Exception as error:  # readers of tokenizers raise all kinds
         raise MotionRAGError(
             f"{source.model}: its tokenizer cannot be loaded ({one_line(error)}); fetch or save the model again"
         ) from error

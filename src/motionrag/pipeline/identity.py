@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image
 
 from motionrag import __version__, checkpoint
+from motionrag.pipeline.quantize import QUANTIZERS
 from motionrag.retrieval.schema import DatabaseSettings
 from motionrag.types import BaseSpec
 
@@ -31,9 +32,12 @@ def encoder_fingerprints(database: DatabaseSettings) -> dict[str, str]:
     return {f"{kind} encoder": info.fingerprint if info is not None else "" for kind, info in infos.items()}
 
 
-def versions() -> dict[str, str]:
-    """Of motionrag and what it runs on."""
-    libraries = {name: version(name) for name in ("torch", "diffusers", "transformers")}
+def versions(quantized: str | None = None) -> dict[str, str]:
+    """Of motionrag and what it runs on, and of what quantised the base, if it is."""
+    packages = ["torch", "diffusers", "transformers"]
+    if quantized is not None:
+        packages.append(QUANTIZERS[quantized].package)
+    libraries = {name: version(name) for name in packages}
     return {"motionrag": __version__, "python": platform.python_version(), **libraries}
 
 

@@ -48,6 +48,10 @@ class Job:
     """Frames a second."""
     negative_prompt: str | None = None
     """What guidance leads away from."""
+    guidance_rescale: Number | None = None
+    """How far guidance is brought back, in [0, 1]."""
+    timestep_spacing: str | None = None
+    """Where the denoising steps lie: "trailing" or "leading"."""
 
     @property
     def seeds(self) -> list[int]:
@@ -69,6 +73,8 @@ class Job:
             "steps": self.steps,
             "guidance": None if self.guidance is None else float(self.guidance),
             "negative_prompt": self.negative_prompt,
+            "guidance_rescale": None if self.guidance_rescale is None else float(self.guidance_rescale),
+            "timestep_spacing": self.timestep_spacing,
         }
         return {name: value for name, value in given.items() if value is not None}
 

@@ -14,6 +14,7 @@ import torch
 
 from motionrag.encoders.source import one_line
 from motionrag.errors import MotionRAGError, did_you_mean
+from motionrag.pipeline.quantize import check_quantize, quantize
 from motionrag.types import BaseSpec
 
 if TYPE_CHECKING:
@@ -45,16 +46,25 @@ def dtype_of(name: str) -> torch.dtype:
     return dtype
 
 
-def check_memory(memory: str, device: torch.device | str, *, compiled: bool = False) -> None:
+def check_memory(
+    memory: str, device: torch.device | str, *, quantized: str | None = None, compiled: bool = False
+) -> None:
     """Refuse, before anything is loaded, a mode that cannot be.
 
     Raises:
-        MotionRAGError: If there is no such mode, the device lacks float8, or layers that move are to be compiled.
+        MotionRAGError: If there is no such mode or quantiser, the device lacks float8, layers that are in float8 are
+            to be quantised, or layers that move to be compiled.
     """
     if memory not in MEMORY:
         raise MotionRAGError(f"no memory mode {memory!r}{did_you_mean(memory, MEMORY)}")
     if compiled and memory != FULL:
         raise MotionRAGError(f"a base that is compiled stays on the device: leave out compile, or memory={memory}")
+    if quantized is not None and memory == LOW:
+        raise MotionRAGError(
+            f"memory={memory} keeps the denoiser in float8: leave out quantize={quantized}, or use memory={OFFLOAD}"
+        )
+    if quantized is not None:
+        check_quantize(quantized)
     if memory == LOW:
         try:
             torch.zeros(1, device=device).to(_STORAGE).to(torch.float32)
@@ -65,7 +75,7 @@ def check_memory(memory: str, device: torch.device | str, *, compiled: bool = Fa
             ) from error
 
 
-def arrange(pipe: Any, spec: BaseSpec, memory: str, device: torch.device) -> None:
+def arrange(pipe: Any, spec: BaseSpec, memory: str, device: torch.device, *, quantized: str | None = None) -> None:
     """Put a pipeline that is on the CPU into a memory mode; in the mode "full" it is left as it is.
 
     Args:
@@ -73,8 +83,14 @@ def arrange(pipe: Any, spec: BaseSpec, memory: str, device: torch.device) -> Non
         spec: Of its base.
         memory: One of `MEMORY`.
         device: Where it shall run.
+        quantized: One of `motionrag.pipeline.quantize.QUANTIZERS`, or None; with one, the mode "full" brings the
+            pipeline to the device, when it has become small.
     """
+    if quantized is not None:
+        quantize(pipe, spec, quantized, on=device, home=device if memory == FULL else torch.device("cpu"))
     if memory == FULL:
+        if quantized is not None:
+            pipe.to(device)
         return
     for switch in ("tiling", "slicing"):
         if hasattr(pipe.vae, f"use_{switch}"):

@@ -46,6 +46,7 @@ class MotionRAG(Stages):
         device: Where the pipeline runs; None to ask it.
         memory: "full" leaves the pipeline as it is; "offload" and "low" want it on the CPU and arrange it.
         compile: Whether to compile the denoiser, which "full" alone allows.
+        quantize: What denoiser and text encoder are to be kept in: "int8" or "nf4", which "low" does not allow.
 
     Raises:
         MotionRAGError: If they do not belong together.
@@ -61,11 +62,12 @@ class MotionRAG(Stages):
         device: torch.device | str | None = None,
         memory: str = FULL,
         compile: bool = False,
+        quantize: str | None = None,
     ) -> None:
         self.names = dict(names or {})
         check_tokens(retriever.database, bundle, self.names.get("bundle", "the bundle given"))
         made = bundle.fingerprint()  # as it was loaded
-        super().__init__(pipe, bundle, retriever, device=device, memory=memory, compile=compile)
+        super().__init__(pipe, bundle, retriever, device=device, memory=memory, compile=compile, quantize=quantize)
         encoders = encoder_fingerprints(retriever.database.settings)
         self.fingerprints = {"base": self.fingerprint, **encoders, "bundle": made}
         """Of all that decides a clip: base, bundle, motion and appearance encoder."""
@@ -82,6 +84,7 @@ class MotionRAG(Stages):
         dtype: torch.dtype | None = None,
         memory: str = FULL,
         compile: bool = False,
+        quantize: str | None = None,
         asked: Mapping[str, Any] | None = None,
     ) -> MotionRAG:
         """Load all parts.
@@ -97,12 +100,13 @@ class MotionRAG(Stages):
             memory: "full" has all on the device; "offload" one model at a time; "low" one layer at a time, and the
                 denoiser in float8.
             compile: Whether to compile the denoiser: minutes to begin with, then faster.
+            quantize: Keep denoiser and text encoder in fewer bits: "int8" by torchao, "nf4" by bitsandbytes.
             asked: Changes to `MotionRAG.sampling` to come: what the base cannot make is refused before it is loaded.
 
         Raises:
             MotionRAGError: If a part is missing, or they do not belong together.
         """
-        check_memory(memory, checked_device(device), compiled=compile)
+        check_memory(memory, checked_device(device), quantized=quantize, compiled=compile)
         if db is None and bundle != EMBEDDED:
             raise MotionRAGError(f"the bundle {bundle} needs a database of its tokens: name one with --db")
         parts = load_bundle(bundle)
@@ -118,11 +122,12 @@ class MotionRAG(Stages):
         check_tokens(retriever.database, parts, bundle)  # before the base, which may be large, is loaded
         source = model or base
         names = {"base": source, "bundle": bundle, "database": db or EMBEDDED}
-        start = device if memory == FULL else "cpu"
+        start = device if memory == FULL and quantize is None else "cpu"
         names = {kind: _absolute(name) for kind, name in names.items()}
         with quietly(), told_plainly("loading the base", memory):
             pipe = load_base(source, like=made, device=start, dtype=dtype or default_dtype(device))
-            return cls(pipe, parts, retriever, names=names, device=device, memory=memory, compile=compile)
+            given: dict[str, Any] = {"device": device, "memory": memory, "compile": compile, "quantize": quantize}
+            return cls(pipe, parts, retriever, names=names, **given)
 
     def __call__(
         self,
@@ -148,7 +153,7 @@ class MotionRAG(Stages):
             scale: Strength of the motion, as for `AttachedAdapter.condition`.
             report: Called after each denoising step.
             changes: To `MotionRAG.sampling`, field by field: height, width, frames, fps, steps, guidance,
-                negative_prompt.
+                negative_prompt, guidance_rescale, timestep_spacing.
 
         Raises:
             MotionRAGError: If an argument is impossible, or a reference video cannot be read.
@@ -298,7 +303,8 @@ class MotionRAG(Stages):
             "dtype": self.dtype,
             "memory": self.memory,
             "compile": self.compiled,
-            "versions": versions(),
+            "quantize": self.quantized,
+            "versions": versions(self.quantized),
             "timings": {},
         }
 

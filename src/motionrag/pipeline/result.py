@@ -80,6 +80,8 @@ class GenerationSettings:
     """The mode, of `motionrag.pipeline.memory`, in which it ran."""
     compile: bool = False
     """Whether the base was compiled."""
+    quantize: str | None = None
+    """What denoiser and text encoder were kept in, of `motionrag.pipeline.quantize`; None as they are loaded."""
     fingerprints: dict[str, str]
     """Of base, bundle, and motion and appearance encoder: SHA-256, 64 hex digits each."""
     versions: dict[str, str]

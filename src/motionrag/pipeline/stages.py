@@ -47,6 +47,7 @@ class Stages:
         memory: The mode of `motionrag.pipeline.memory` it shall run in. Modes other than "full" want a pipeline that
             is on the CPU; they move the encoders out of the way of the base too.
         compile: Whether to compile the denoiser; only in the mode "full".
+        quantize: What of `motionrag.pipeline.quantize` to keep denoiser and text encoder in; None is as they are.
 
     Raises:
         MotionRAGError: If the bundle is not made for that base, or the mode cannot be had.
@@ -61,12 +62,13 @@ class Stages:
         device: torch.device | str | None = None,
         memory: str = FULL,
         compile: bool = False,
+        quantize: str | None = None,
     ) -> None:
         self.spec = base_spec(bundle.config.adapter.base)
         self.pipe, self.retriever = pipe, retriever
         self.device = torch.device(device or pipe._execution_device)
-        self.memory, self.compiled = memory, compile
-        check_memory(memory, self.device, compiled=compile)
+        self.memory, self.compiled, self.quantized = memory, compile, quantize
+        check_memory(memory, self.device, quantized=quantize, compiled=compile)
         self.bundle = bundle.float().to(self.device).eval()
         if memory != FULL:
             self.bundle.adapter.to("cpu")
@@ -84,7 +86,7 @@ class Stages:
         """Of the base: SHA-256, 64 hex digits."""
         self.dtype = str(getattr(pipe, self.spec.denoiser).dtype).removeprefix("torch.")
         """What the base computes in."""
-        arrange(pipe, self.spec, memory, self.device)
+        arrange(pipe, self.spec, memory, self.device, quantized=quantize)
         if compile:
             getattr(pipe, self.spec.denoiser).compile()
 

@@ -133,7 +133,7 @@ class JointTask:
         motion = self.adapted.dropped(motion, batch["drop"])
         tokens = (adapted.float() - own.float()).square().mean()
         denoising = self.adapted.loss(motion, batch, generator)
-        metrics = {"denoising": denoising, "tokens": tokens, "spread": spread(adapted)}
+        metrics: dict[str, float | Tensor] = {"denoising": denoising, "tokens": tokens, "spread": spread(adapted)}
         return denoising + self.settings.token_weight * tokens, metrics
 
     def sample(self, folder: Path, step: int) -> None:

@@ -100,6 +100,7 @@ class DynamiCrafterPipeline(DiffusionPipeline):
         num_inference_steps: int = 30,
         guidance_scale: float = 2.0,
         guidance_rescale: float = 0.7,
+        timestep_spacing: str | None = None,
         eta: float = 1.0,
         rate: int | None = None,
         num_videos_per_prompt: int = 1,
@@ -124,6 +125,7 @@ class DynamiCrafterPipeline(DiffusionPipeline):
             num_inference_steps: Denoising steps.
             guidance_scale: Strength of classifier-free guidance; 1 and less is without.
             guidance_rescale: How far guidance is brought back to the prediction's spread, in [0, 1].
+            timestep_spacing: "trailing" or "leading"; None is the scheduler's own.
             eta: How much of the noise is drawn anew in each step; 0 draws none.
             rate: Rate the model is told: frames a second (of the 256 model: a stride); None is its own.
             num_videos_per_prompt: Clips of each image and prompt.
@@ -165,7 +167,7 @@ class DynamiCrafterPipeline(DiffusionPipeline):
             latents = randn_tensor(shown.shape, generator=generator, device=shown.device, dtype=shown.dtype)
         x = latents.to(shown)
 
-        self.scheduler.set_timesteps(num_inference_steps, device=x.device)
+        self.scheduler.set_timesteps(num_inference_steps, device=x.device, timestep_spacing=timestep_spacing)
         for i, t in enumerate(self.progress_bar(self.scheduler.timesteps)):
             prediction = self._predict(torch.cat([x, shown], dim=1), t, given, guidance_rescale)
             x = self.scheduler.step(prediction, t, x, eta=eta, generator=generator).prev_sample

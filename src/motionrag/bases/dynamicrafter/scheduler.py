@@ -21,6 +21,7 @@ from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
 from motionrag.errors import MotionRAGError
+from motionrag.types import SPACINGS
 
 
 class DynamiCrafterScheduler(DDIMScheduler):
@@ -63,8 +64,7 @@ class DynamiCrafterScheduler(DDIMScheduler):
     ) -> None:
         if prediction_type not in ("v_prediction", "epsilon"):
             raise MotionRAGError(f"prediction_type={prediction_type!r} must be 'v_prediction' or 'epsilon'")
-        if timestep_spacing not in ("trailing", "leading"):
-            raise MotionRAGError(f"timestep_spacing={timestep_spacing!r} must be 'trailing' or 'leading'")
+        _check_spacing(timestep_spacing)
         if prediction_type == "epsilon" and rescale_betas_zero_snr:
             raise MotionRAGError(
                 f"prediction_type={prediction_type!r} and rescale_betas_zero_snr={rescale_betas_zero_snr}: where "
@@ -91,16 +91,25 @@ class DynamiCrafterScheduler(DDIMScheduler):
         constant = torch.full((num_train_timesteps,), base_scale, dtype=torch.float64)
         self.latent_scale = torch.cat([falling, constant])[:num_train_timesteps]
 
-    def set_timesteps(self, num_inference_steps: int, device: Any = None) -> None:
+    def set_timesteps(
+        self, num_inference_steps: int, device: Any = None, timestep_spacing: str | None = None
+    ) -> None:
         """Lay out the steps of a run, from noise to clip; "leading" makes one or more besides if they do not divide.
 
+        Args:
+            num_inference_steps: How many.
+            device: Where they are told.
+            timestep_spacing: "trailing" or "leading"; None is the scheduler's own.
+
         Raises:
-            MotionRAGError: If there are none, or more than the schedule has.
+            MotionRAGError: If there are none, or more than the schedule has, or there is no such spacing.
         """
+        spacing = timestep_spacing or self.config.timestep_spacing
+        _check_spacing(spacing)
         steps = self.config.num_train_timesteps
         if not 1 <= num_inference_steps <= steps:
             raise MotionRAGError(f"num_inference_steps={num_inference_steps} must be between 1 and {steps}")
-        if self.config.timestep_spacing == "trailing":
+        if spacing == "trailing":
             timesteps = np.arange(steps, 0, -steps / num_inference_steps).round() - 1
         else:
             timesteps = np.arange(0, steps - 1, steps // num_inference_steps)[::-1] + 1
@@ -158,6 +167,11 @@ class DynamiCrafterScheduler(DDIMScheduler):
         if self.config.prediction_type == "epsilon":
             return (x - (1 - a) ** 0.5 * output) / a**0.5, output
         return a**0.5 * x - (1 - a) ** 0.5 * output, a**0.5 * output + (1 - a) ** 0.5 * x
+
+
+def _check_spacing(spacing: str) -> None:
+    if spacing not in SPACINGS:
+        raise MotionRAGError(f"timestep_spacing={spacing!r} must be one of {', '.join(SPACINGS)}")
 
 
 def guide(unconditional: Tensor, conditional: Tensor, scale: float, rescale: float = 0.0) -> Tensor:

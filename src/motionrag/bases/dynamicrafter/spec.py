@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from motionrag.types import BaseSpec, Rules, Sampling
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def _sampling(pipe: Any) -> Sampling:
-    """The model's own size, frames and rate (8 a second where it is told a stride); the rest as published."""
+    """The model's own, 8 frames a second where it is told a stride; steps and guidance as MotionRAG's."""
     config = pipe.unet.config
     height, width = config.sample_size
     return Sampling(
@@ -22,20 +23,26 @@ def _sampling(pipe: Any) -> Sampling:
         fps=8.0 if config.rate_is_stride else float(config.default_rate),
         steps=30,
         guidance=2.0,
+        guidance_rescale=0.7,
+        timestep_spacing=pipe.scheduler.config.timestep_spacing,
     )
+
+
+_RULES = Rules(multiple=64, frames=16, negative_prompt=True, guidance_rescale=True, timestep_spacing=True)
 
 
 def _rules(pipe: Any) -> Rules:
     """Every level of the UNet halves the sides of the latents; the image has tokens for so many frames."""
     if pipe is None:
-        return Rules(multiple=64, frames=16, negative_prompt=True)
+        return _RULES
     config = pipe.unet.config
     multiple = pipe.vae_scale_factor * 2 ** (len(config.channel_mult) - 1)
-    return Rules(multiple=multiple, frames=config.num_frames, negative_prompt=True)
+    return replace(_RULES, multiple=multiple, frames=config.num_frames)
 
 
 def _arguments(pipe: Any, images: Sequence[Image], prompts: Sequence[str], sampling: Sampling) -> dict[str, Any]:
-    return {
+    """What is left out is the pipeline's own."""
+    arguments = {
         "image": list(images),
         "prompt": list(prompts),
         "negative_prompt": sampling.negative_prompt,
@@ -44,8 +51,11 @@ def _arguments(pipe: Any, images: Sequence[Image], prompts: Sequence[str], sampl
         "num_frames": sampling.frames,
         "num_inference_steps": sampling.steps,
         "guidance_scale": sampling.guidance,
+        "guidance_rescale": sampling.guidance_rescale,
+        "timestep_spacing": sampling.timestep_spacing,
         "rate": None if pipe.unet.config.rate_is_stride else round(sampling.fps),
     }
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 SPEC = BaseSpec(
