@@ -4,13 +4,16 @@ VENV := .venv
 BARE := .venv-bare
 RUN := HF_HUB_OFFLINE=1 $(VENV)/bin
 
-.PHONY: demo test lint imports install clean
+.PHONY: demo test quick lint imports install clean
 
 demo: $(VENV)/.installed  ## Three prompts with and without references, as one page
 	$(RUN)/python examples/demo.py
 
 test: $(VENV)/.installed  ## The default tests, in two processes of one thread each
 	OMP_NUM_THREADS=1 $(RUN)/pytest --numprocesses 2 --dist loadfile
+
+quick: $(VENV)/.installed  ## `motionrag evaluate ... --quick` on the embedded default, and what is to come out
+	$(RUN)/pytest -m slow tests/e2e/test_quick.py
 
 lint: $(VENV)/.installed  ## Style and types
 	$(RUN)/ruff format --check .

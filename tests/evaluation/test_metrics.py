@@ -1,6 +1,7 @@
 """Metrics: exact where sums are, the same in any order and over processes, and none of them is fooled by stills."""
 
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -24,12 +25,15 @@ from motionrag.evaluation.metrics import (
     FrameSimilarity,
     MotionKL,
     PathError,
+    Seen,
     Targets,
     TemporalFlicker,
     TextVideoAlignment,
     frechet_distance,
     load_metrics,
 )
+from motionrag.evaluation.metrics import flow as flow_module
+from motionrag.evaluation.metrics import truth as truth_module
 from motionrag.evaluation.metrics.flow import flow
 from motionrag.evaluation.metrics.motion import magnitude_histograms
 from motionrag.evaluation.metrics.picture import ssim
@@ -208,7 +212,7 @@ def test_batches_order_and_processes_leave_no_trace(metrics, worse, targets):
         states = []
         for pair in PAIRS:
             filled(metric, worse, targets, [pair])
-            states.append(metric.state())
+            states.append(pickle.loads(pickle.dumps(metric.state())))  # as another process sends it
         for order in (states, [states[2], states[0], states[1]]):
             metric.reset()
             for state in order:
@@ -221,6 +225,21 @@ def test_batches_order_and_processes_leave_no_trace(metrics, worse, targets):
         if not metric.of_sets:
             assert whole.value == pytest.approx(np.nanmean(whole.per_sample))
             assert whole.per_sample.dtype == np.float64
+
+
+def test_what_metrics_share_changes_no_number(metrics, worse, targets, monkeypatch):
+    """Flow and tracks are taken once of clips that all metrics see together; rows are the same bit for bit."""
+    alone = [metric.measure(worse, part_of(targets, list(range(6)))) for metric in metrics]
+    flows, tracks = [], []
+    for module, name, calls in ((flow_module, "_opencv", flows), (truth_module, "track", tracks)):
+        plain = getattr(module, name)
+        monkeypatch.setattr(module, name, lambda *a, plain=plain, calls=calls: (calls.append(1), plain(*a))[1])
+    shared = part_of(targets, list(range(6)))
+    for _ in range(2):  # of two systems
+        seen = Seen(worse)
+        for metric, rows in zip(metrics, alone, strict=True):
+            np.testing.assert_array_equal(metric.measure(seen, shared), rows)
+    assert (len(flows), len(tracks)) == (3, 3)  # of each system's clips, and of the true ones
 
 
 def test_batches_of_another_size_change_no_more_than_networks_round(worse, targets):
@@ -371,20 +390,20 @@ def test_a_texture_that_moves_2_pixels_a_frame_flows_so():
 
 
 def test_magnitudes_are_counted_in_pixels_of_a_frame_of_256():
-    hist = magnitude_histograms(texture(speed=2))[0]
+    hist = magnitude_histograms(Seen(texture(speed=2)))[0]
     torch.testing.assert_close(hist.sum(dim=1), torch.ones(3, dtype=torch.float64))
     assert hist.argmax(dim=1).tolist() == pytest.approx([(3 + 7) / 12 * 256] * 3, abs=2)  # 2 px of 64 are 8 of 256
     large = (
         F.interpolate(texture(frames=2)[0].float(), scale_factor=8, mode="bilinear").round().to(torch.uint8)[None]
     )
-    assert magnitude_histograms(large)[0].argmax(dim=1)[0] == pytest.approx((3 + 7) / 12 * 256, abs=4)
-    still = magnitude_histograms(texture(speed=0))[0]
+    assert magnitude_histograms(Seen(large))[0].argmax(dim=1)[0] == pytest.approx((3 + 7) / 12 * 256, abs=4)
+    still = magnitude_histograms(Seen(texture(speed=0)))[0]
     assert (still.argmax(dim=1) == 0).all()
 
 
 def test_motion_kl_is_the_divergence_of_the_true_histograms(monkeypatch):
     true, made = texture(speed=3), texture(speed=1)
-    p, q = (magnitude_histograms(video)[0] for video in (true, made))
+    p, q = (magnitude_histograms(Seen(video))[0] for video in (true, made))
     expected = scipy.special.rel_entr(p.numpy(), q.numpy()).sum(axis=1).mean()
     assert MotionKL().measure(made, Targets(true=true))[0, 0] == pytest.approx(expected, rel=1e-12)
     assert expected > 1

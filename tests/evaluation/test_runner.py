@@ -8,11 +8,13 @@ import torch
 
 from motionrag.config import parse
 from motionrag.errors import MotionRAGError
-from motionrag.evaluation import figures as figure_module
 from motionrag.evaluation import runner
-from motionrag.evaluation.figures import better, figures
-from motionrag.evaluation.metrics import load_metrics
-from motionrag.evaluation.report import Measured, markdown, write_report
+from motionrag.evaluation.comparison import compare
+from motionrag.evaluation.examples import picked, shown_system
+from motionrag.evaluation.features import Features
+from motionrag.evaluation.figures import better, figures, verdict
+from motionrag.evaluation.metrics import DynamicDegree, FrameSimilarity, load_metrics
+from motionrag.evaluation.report import Measured, write_report
 from motionrag.evaluation.runner import digest, run_suite
 from motionrag.evaluation.samples import NAME, by_system, read_samples, statistics_of
 from motionrag.evaluation.statistics import (
@@ -23,6 +25,7 @@ from motionrag.evaluation.statistics import (
     flip_test,
 )
 from motionrag.evaluation.suite import Suite, Targets, VideoClips, load_suite, packaged_suites
+from motionrag.evaluation.tables import change_cell, markdown
 from motionrag.evaluation.targets import asked
 from motionrag.types import Sampling
 from motionrag.video import write_video
@@ -86,7 +89,8 @@ def test_figures_are_those_of_the_clips(tmp_path, metrics):
     path, psnr, fvd = (metric.name for metric in metrics)
     assert found["true"].figures[path].value < 0.1 < 0.2 < found["still"].figures[path].value
     assert found["late"].figures[path].value < 0.6 * found["still"].figures[path].value
-    assert found["late"].changes[path].relative.high < -0.2
+    assert found["late"].changes[path].difference.high < 0
+    assert found["late"].changes[path].relative < -0.4
     assert better(metrics[0], found["late"].changes[path]) is True
     assert found["still"].figures[psnr].value == pytest.approx(58.9, abs=0.1)
     assert better(metrics[1], found["late"].changes[psnr]) is None  # the same
@@ -178,6 +182,11 @@ def test_the_report_needs_nothing_else(tmp_path, metrics):
     assert "make it" in page
     assert markdown(measured) in text
     assert "| late |" in text
+    assert "Differences to “still”, paired by clip" in text
+    assert "Differences to “still”, paired by clip" in page
+    cell = change_cell(metrics[0], measured.figures["late"])
+    assert f"{cell.value} ({cell.interval}) better" in text
+    assert (cell.verdict, cell.more[:1], cell.more[-9:]) == ("better", "-", "p < 0.001")
     found = json.loads(document)["suites"]["test"]
     assert found["clips"] == 16
     assert found["systems"]["late"]["figures"]["path-error"]["n"] == 16
@@ -187,9 +196,108 @@ def test_examples_are_best_median_and_worst(metrics, tmp_path):
     samples, _ = run(tmp_path, metrics)
     rows = by_system(samples)["late"]
     scores = statistics_of(rows, digest(metrics[0]))[:, 0]
-    found = figure_module.examples(rows, metrics[0])
+    found = picked(rows, metrics[0])
     assert scores[found["best"]] == np.nanmin(scores)
     assert scores[found["worst"]] == np.nanmax(scores)
+
+
+def test_the_clips_shown_are_the_products(metrics):
+    shown = {name: shown_system(load_suite(name)) for name in packaged_suites()}
+    assert shown == {
+        "database-size": "eighth",
+        "fusion": "ours",
+        "known": "ours",
+        "openvid-1k": "ours",
+        "references": "K = 9",
+        "retrieval": "ours",
+        "scale": "scale 1",
+        "unseen": "ours",
+    }
+
+
+def test_what_is_true_is_measured_once_for_all_systems(tmp_path):
+    """A batch: the true clips once, and each system's."""
+    seen = []
+
+    def network(video):
+        seen.append(len(video))
+        return video.float().mean(dim=(3, 4))
+
+    one = Features(name="own", kind="dino", settings={}, reads=None, network=network, batch_size=8)
+    rows, _ = run(tmp_path, [FrameSimilarity(one)], batch=8)
+    assert len(seen) == 2 * (1 + 2)
+    assert len(rows) == 48
+
+
+def test_a_metric_more_measures_no_other_again(tmp_path, metrics, monkeypatch):
+    run(tmp_path, metrics)
+    for metric in metrics:
+        monkeypatch.setattr(metric, "_measure", None)
+    samples, _ = run(tmp_path, [*metrics, *load_metrics(["first-frame-ssim"])])
+    assert {len(sample.statistics) for sample in samples} == {4}
+
+
+def test_where_a_metric_has_no_better_a_difference_is_a_difference(metrics):
+    more = change_of_scores(np.full(9, 2.0), np.full(9, 1.0))
+    assert [verdict(one, more) for one in (metrics[0], metrics[1], DynamicDegree())] == [
+        "worse",
+        "better",
+        "differs",
+    ]
+    same = change_of_scores(np.arange(9.0), np.arange(9.0))
+    assert {verdict(one, same) for one in (*metrics, DynamicDegree())} == {""}
+
+
+# -- two runs
+
+
+def test_two_runs_are_compared_by_what_was_kept_of_them(tmp_path, metrics):
+    """Figures are those of each run, Frechet distances too, with no network loaded; the second changed one."""
+    run(tmp_path / "a", metrics)
+    slower = suite(systems={"still": {}, "late": {"scale": 1.0}, "new": {"scale": 2.0}})
+    run(tmp_path / "b", [*metrics, *load_metrics(["first-frame-ssim"])], slower)
+    (found,) = compare(tmp_path / "a", tmp_path / "b")
+    assert list(found.figures) == ["still (a)", "still (b)", "late (a)", "late (b)"]
+    assert found.left_out == ["new", "first-frame-ssim"]
+    assert "new, first-frame-ssim" in found.about
+    own = figures(by_system(read_samples(tmp_path / "a" / "test")[0]), metrics, "still")
+    for system in ("still", "late"):
+        for name, figure in found.figures[f"{system} (a)"].figures.items():
+            assert figure == own[system].figures[name]
+    assert [metric.name for metric in found.metrics] == [metric.name for metric in metrics]
+    path, fvd = found.metrics[0], found.metrics[2]
+    change = found.figures["late (b)"].changes
+    assert verdict(path, change[path.name]) == verdict(fvd, change[fvd.name]) == "worse"
+    assert change[path.name].difference.value == -own["late"].changes[path.name].difference.value
+    assert {one.difference.value for one in found.figures["still (b)"].changes.values()} == {0}
+    assert "| late (b) |" in markdown(found)
+
+
+def test_runs_that_do_not_compare_are_refused(tmp_path, metrics, monkeypatch):
+    targets = {"synth": {"group": "unseen", "count": 4, "seed": 5}}
+    small = suite(targets=targets)
+    run(tmp_path / "a", metrics[1:2], small)
+    run(tmp_path / "fewer", metrics[1:2], suite(targets={"synth": {"group": "unseen", "count": 2, "seed": 5}}))
+    run(tmp_path / "others", metrics[1:2], suite(targets={"synth": {"group": "unseen", "count": 4, "seed": 6}}))
+    for other, why in (("fewer", "clip 2 is of one alone"), ("others", "clip 0 differs in image, prompt, seed")):
+        with pytest.raises(MotionRAGError, match=f"test of a and that of {other} were not asked .*{why}"):
+            compare(tmp_path / "a", tmp_path / other)
+    run(tmp_path / "otherwise", load_metrics(["flicker"]), small)
+    with pytest.raises(MotionRAGError, match="no metric of the same settings in common"):
+        compare(tmp_path / "a", tmp_path / "otherwise")
+    run(tmp_path / "apart", metrics[1:2], suite(systems={"other": {}}, baseline="other", targets=targets))
+    with pytest.raises(MotionRAGError, match="no system in common"):
+        compare(tmp_path / "a", tmp_path / "apart")
+
+    def stop(progress):
+        if progress.done > 4:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "WRITE_S", 0.0)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "stopped", metrics[1:2], small, report=stop)
+    with pytest.raises(MotionRAGError, match="was not run to its end"):
+        compare(tmp_path / "a", tmp_path / "stopped")
 
 
 # -- statistics
@@ -217,20 +325,31 @@ def test_changes_are_paired():
     baseline = rng.uniform(1, 10, size=200)
     scores = 1.02 * baseline
     change = change_of_scores(scores, baseline)
-    assert change.relative.clear
-    assert change.relative.value == pytest.approx(0.02)
+    assert change.difference.clear
+    assert change.difference.value == pytest.approx(0.02 * baseline.mean())
+    assert change.relative == pytest.approx(0.02)
     assert change.p < 0.01
     same = change_of_scores(baseline + rng.normal(0, 0.1, 200), baseline)
-    assert not same.relative.clear
+    assert not same.difference.clear
     of_set = change_of_set(200, lambda kept: scores[kept].mean(), lambda kept: baseline[kept].mean())
-    assert of_set.relative.value == pytest.approx(0.02)
-    assert of_set.relative.clear
+    assert of_set.relative == pytest.approx(0.02)
+    assert of_set.difference.clear
+
+
+def test_against_a_baseline_of_nothing_there_is_a_difference_and_no_share():
+    """A bare base that no clip of which is right: so many more are, and not so many percent."""
+    right = np.array([1.0] * 15 + [0.0] * 5)
+    change = change_of_scores(right, np.zeros(20))
+    assert (change.difference.value, change.relative) == (0.75, None)
+    assert change.difference.clear
+    below = change_of_scores(np.full(20, -2.0), np.full(20, -1.0))
+    assert (below.difference.value, below.relative) == (-1.0, -1.0)
 
 
 def test_clips_without_a_score_do_not_count():
     scores, baseline = np.array([1.0, np.nan, 3.0]), np.array([1.0, 2.0, np.nan])
     assert figure_of_scores(scores).n == 2
-    assert change_of_scores(scores, baseline).relative.n == 1
+    assert change_of_scores(scores, baseline).difference.n == 1
     with pytest.raises(MotionRAGError, match="no clip has a score"):
         figure_of_scores(np.array([np.nan]))
 
@@ -292,5 +411,13 @@ def test_real_clips_are_asked_for_in_the_bases_size(tmp_path):
     found = asked(Targets(videos=VideoClips(source=str(tmp_path), count=2)), sampling)
     assert found.prompts == ["clip 0", "clip 2"]
     assert found.true([1]).shape == (1, 5, 3, 32, 32)
-    assert [torch.is_tensor(found.targets([0], found.true([0])).first), len(found.digest(0, 3))] == [True, 64]
-    assert found.digest(0, 3) != found.digest(0, 4) != found.digest(1, 4)
+    true = found.true([0, 1])
+    assert torch.is_tensor(found.targets([0, 1], true).first)
+    marks = [
+        found.digest(0, 3, true[0]),
+        found.digest(0, 4, true[0]),
+        found.digest(0, 3, true[1]),
+        found.digest(1, 3, true[1]),
+    ]
+    assert {len(mark) for mark in marks} == {64}
+    assert len(set(marks)) == 4

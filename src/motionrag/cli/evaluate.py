@@ -22,15 +22,22 @@ if TYPE_CHECKING:
     from motionrag.pipeline import MotionRAG
 
 EVERY_S = 10.0  # between lines where there is no terminal
-QUICK = 16
-"""Clips of each suite with --quick: two of each unseen family."""
+OUT = Path("runs/evaluate")
+QUICK = 8
+"""Clips of each suite with --quick: one of each unseen family."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("suites", nargs="*", metavar="SUITE", help="names of suites, or YAML files; none lists them")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="clips and reports (runs/evaluate)")
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/evaluate"), metavar="DIR", help="clips and reports (runs/evaluate)"
+        "--compare",
+        nargs=2,
+        type=Path,
+        metavar=("RUN", "RUN"),
+        help="make nothing; say what the second --out has otherwise than the first, by suite, system and metric "
+        "(comparison.html in --out, or in the second)",
     )
     parser.add_argument(
         "--quick", action="store_true", help=f"{QUICK} clips of each suite: a smoke test, no figures"
@@ -45,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--bundle", default=EMBEDDED, metavar="BUNDLE", help="folder or hub id (default: tiny)")
     parser.add_argument("--base", metavar="BASE", help="name, folder or hub id (default: the bundle's own)")
-    parser.add_argument("--db", metavar="DB", help="in place of the embedded database in every suite")
+    parser.add_argument("--db", metavar="DB", help="in place of the suites' own database")
     parser.add_argument(
         "--features",
         action="append",
@@ -59,20 +66,40 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Run the suites one after the other, and write the report."""
-    from motionrag.evaluation.report import markdown, write_report
+    from motionrag.evaluation.report import write_report
     from motionrag.evaluation.suite import load_suite, packaged_suites
+    from motionrag.evaluation.tables import markdown
 
+    command = shlex.join(["motionrag", *arguments.command])
+    if arguments.compare:
+        _compare(arguments, command)
+        return
     if not arguments.suites:
         for name in packaged_suites():
             print(f"{name:<15} {load_suite(name).about}")
         return
+    arguments.out = arguments.out or OUT
     suites = {Path(name).stem: _suite(name, arguments) for name in arguments.suites}
     rag = _rag(arguments, suites)
     measured = [_measured(name, suite, rag, arguments) for name, suite in suites.items()]
     for one in measured:
         print(markdown(one))
-    command = shlex.join(["motionrag", *arguments.command])
     print(*write_report(arguments.out, measured, _about(rag), command=command), sep="\n")
+
+
+def _compare(arguments: argparse.Namespace, command: str) -> None:
+    from motionrag.evaluation.comparison import compare
+    from motionrag.evaluation.report import write_comparison
+    from motionrag.evaluation.tables import markdown
+
+    for option in ("quick", "clips", "set", "base", "db", "features"):
+        if getattr(arguments, option):
+            raise MotionRAGError(f"--compare makes no clips: leave --{option} out, or name it in the runs compared")
+    first, second = arguments.compare
+    compared = compare(first, second, arguments.suites)
+    for one in compared:
+        print(markdown(one))
+    print(*write_comparison(arguments.out or second, compared, command=command), sep="\n")
 
 
 def _suite(name: str, arguments: argparse.Namespace) -> Suite:
@@ -87,10 +114,10 @@ def _suite(name: str, arguments: argparse.Namespace) -> Suite:
             raise MotionRAGError(f"--clips {most} must be at least 1")
         suite = suite.smaller(most)
     if arguments.db is not None:
-        own = {
-            key: replace(recipe, path=arguments.db) if recipe.path == EMBEDDED else recipe
-            for key, recipe in suite.databases.items()
-        }
+        if len({recipe.path for recipe in suite.databases.values()}) > 1:
+            keys = " ".join(f"--set databases.{key}.path=..." for key in suite.databases)
+            raise MotionRAGError(f"--db {arguments.db}: {name} has several databases; name each: {keys}")
+        own = {key: replace(recipe, path=arguments.db) for key, recipe in suite.databases.items()}
         suite = replace(suite, databases=own)
     return suite
 

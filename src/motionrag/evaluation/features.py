@@ -38,7 +38,7 @@ CONDITIONING: frozenset[Kind] = frozenset({"action", "dino"})
 """The published networks that also condition generation, so that they do not judge it from outside."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Features:
     """A network that says what clips are like."""
 

@@ -71,16 +71,13 @@ def _taken(metric: Metric, own: Values, true: Values) -> Callable[[NDArray[np.in
 
 def better(metric: Metric, change: Change) -> bool | None:
     """Whether a change is clearly for the better; None where it is not clear, or the metric has no better."""
-    if not change.relative.clear or metric.direction == "none":
+    if not change.difference.clear or metric.direction == "none":
         return None
-    return (change.relative.value > 0) == (metric.direction == "higher")
+    return (change.difference.value > 0) == (metric.direction == "higher")
 
 
-def examples(rows: Sequence[Sample], metric: Metric) -> dict[str, int]:
-    """Numbers of the best, median and worst clip of a system by a score."""
-    scores = statistics_of(rows, digest(metric))[:, 0]
-    order = np.argsort(scores if metric.direction == "lower" else -scores, kind="stable")
-    order = order[~np.isnan(scores[order])]
-    if not len(order):
-        return {}
-    return {"best": int(order[0]), "median": int(order[len(order) // 2]), "worst": int(order[-1])}
+def verdict(metric: Metric, change: Change) -> str:
+    """A change in a word: "better", "worse", "differs" where the metric has no better, "" where 0 may be it."""
+    if metric.direction == "none":
+        return "differs" if change.difference.clear else ""
+    return {True: "better", False: "worse", None: ""}[better(metric, change)]

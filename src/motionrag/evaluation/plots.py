@@ -1,4 +1,4 @@
-"""Plots of a report as SVG text: curves over an axis, and changes against the baseline, with their intervals."""
+"""Plots of a report as SVG text: curves over an axis, and differences to a baseline, with their intervals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from motionrag.evaluation.statistics import Figure
 
 WIDTH, HEIGHT = 420, 250
 LEFT, RIGHT, TOP, BOTTOM = 62, 14, 14, 44
-ROW, NAMES = 24, 130
+ROW, LETTER = 24, 7.7
 
 
 def curve(points: Mapping[str, tuple[float, Figure]], axis: str, title: str, level: Figure | None = None) -> str:
@@ -56,29 +56,29 @@ def curve(points: Mapping[str, tuple[float, Figure]], axis: str, title: str, lev
 
 
 def changes(rows: Mapping[str, tuple[Figure, bool | None]], title: str) -> str:
-    """Relative changes of systems, with whether they are for the better, in percent."""
-    ends = [100 * value for figure, _ in rows.values() for value in (figure.low, figure.high)]
+    """Differences of systems, with whether they are for the better."""
+    ends = [value for figure, _ in rows.values() for value in (figure.low, figure.high)]
     low, high = _padded(min(0.0, *ends), max(0.0, *ends))
-    height = TOP + ROW * len(rows) + BOTTOM
+    names = max(map(len, rows)) * LETTER + 16
 
     def x(value: float) -> float:
-        return NAMES + (value - low) / (high - low) * (WIDTH - NAMES - RIGHT)
+        return names + (value - low) / (high - low) * (WIDTH - names - RIGHT)
 
-    bottom = TOP + ROW * len(rows)
+    bottom = 6 + ROW * len(rows)
     parts = [
-        f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{TOP}" y2="{bottom}"/>'
-        f'<text x="{x(tick):.1f}" y="{bottom + 16}" text-anchor="middle">{tick:+g}%</text>'
+        f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="6" y2="{bottom}"/>'
+        f'<text x="{x(tick):.1f}" y="{bottom + 17}" text-anchor="middle">{f"{tick:+g}" if tick else 0}</text>'
         for tick in _ticks(low, high, 4)
     ]
-    parts.append(f'<line class="level" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="{TOP}" y2="{bottom}"/>')
+    parts.append(f'<line class="level" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="6" y2="{bottom}"/>')
     for i, (name, (figure, good)) in enumerate(rows.items()):
-        at = TOP + ROW * (i + 0.5)
+        at = 6 + ROW * (i + 0.5)
         kind = {True: "good", False: "bad", None: "same"}[good]
-        ends_x = f'x1="{x(100 * figure.low):.1f}" x2="{x(100 * figure.high):.1f}"'
-        parts.append(f'<text x="{NAMES - 8}" y="{at + 4:.1f}" text-anchor="end">{escape(name)}</text>')
+        ends_x = f'x1="{x(figure.low):.1f}" x2="{x(figure.high):.1f}"'
+        parts.append(f'<text x="{names - 8:.1f}" y="{at + 4:.1f}" text-anchor="end">{escape(name)}</text>')
         parts.append(f'<line class="span {kind}" {ends_x} y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(f'<circle class="{kind}" cx="{x(100 * figure.value):.1f}" cy="{at:.1f}" r="4"/>')
-    return _svg(WIDTH, height, title, parts)
+        parts.append(f'<circle class="{kind}" cx="{x(figure.value):.1f}" cy="{at:.1f}" r="4"/>')
+    return _svg(WIDTH, bottom + 24, title, parts)
 
 
 def _svg(width: int, height: int, title: str, parts: Sequence[str]) -> str:

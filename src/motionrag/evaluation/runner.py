@@ -1,7 +1,8 @@
 """Runs a suite: makes the clips that are missing, measures what was not measured, and writes both as it goes.
 
 A clip's frames are kept under the digest of all that decides it, so that suites share clips, and a run that was
-stopped, or another suite in the same folder, makes none of them again.
+stopped, or another suite in the same folder, makes none of them again. All systems make a batch of clips before the
+next is begun, so that the true ones are decoded, and what metrics take of them is taken, once.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from motionrag.evaluation.metrics import Metric
+from motionrag.evaluation.metrics import Metric, Seen, Targets
 from motionrag.evaluation.samples import NAME, Sample, read_samples, write_samples
 from motionrag.evaluation.suite import TRUE, Suite, System
 from motionrag.evaluation.targets import Asked
@@ -132,20 +133,24 @@ def run_suite(
     before = read_samples(folder)[0] if (folder / NAME).is_file() else []
     table = {(row.system, row.number): row for row in before if row.system in systems}  # what it says is not lost
     written = time.monotonic()
-    for system in systems:
-        for rows in run.system(system):
-            table |= {(row.system, row.number): row for row in rows}
-            if time.monotonic() - written > WRITE_S:
-                write_samples(folder, table.values(), facts)
-                written = time.monotonic()
+    for rows in run.rows():
+        table |= {(row.system, row.number): row for row in rows}
+        if time.monotonic() - written > WRITE_S:
+            write_samples(folder, table.values(), facts)
+            written = time.monotonic()
     samples = [table[system, number] for system in systems for number in range(len(maker.asked))]
     write_samples(folder, samples, facts)
     return samples
 
 
 def describe(metric: Metric) -> dict[str, Any]:
-    """Of a metric: direction, settings, and the digest that its statistics are kept under."""
-    return {"direction": metric.direction, "settings": dict(metric.settings), "digest": digest(metric)}
+    """Of a metric: direction, whether it is of sets, settings, and the digest that its statistics are kept under."""
+    return {
+        "direction": metric.direction,
+        "of_sets": metric.of_sets,
+        "settings": dict(metric.settings),
+        "digest": digest(metric),
+    }
 
 
 def digest(metric: Metric) -> str:
@@ -168,31 +173,31 @@ class _Run:
         self.store = Store(out / "clips")
         self.digests = {digest(metric): metric for metric in metrics}
         self.known = _known(out)
-        count = len(maker.asked)
-        self.asked = [maker.asked.digest(number, maker.seed(number)) for number in range(count)]
-        self.done, self.fresh, self.total = 0, 0, count * (1 + len(suite.systems))
+        self.done, self.fresh, self.total = 0, 0, len(maker.asked) * (1 + len(suite.systems))
         self.began = time.monotonic()
 
-    def system(self, name: str) -> Iterable[list[Sample]]:
-        """Rows of a system, batch by batch."""
+    def rows(self) -> Iterable[list[Sample]]:
+        """Of a batch of true clips, and then of each system's, and so on with the next batch."""
         count = len(self.maker.asked)
         for first in range(0, count, self.batch):
-            numbers = list(range(first, min(first + self.batch, count)))
-            rows = self._true(numbers) if name == TRUE else self._made(name, numbers)
-            self.done += len(rows)
-            if self.report is not None:
-                elapsed = time.monotonic() - self.began
-                self.report(
-                    Progress(system=name, done=self.done, total=self.total, fresh=self.fresh, elapsed_s=elapsed)
-                )
-            yield rows
+            batch = _Batch(self.maker, range(first, min(first + self.batch, count)))
+            for name in (TRUE, *self.suite.systems):
+                rows = self._true(batch) if name == TRUE else self._made(name, batch)
+                self.done += len(rows)
+                self._tell(name)
+                yield rows
 
-    def _row(self, name: str, number: int, key: str, references: Sequence[Reference] = ()) -> Sample:
+    def _tell(self, name: str) -> None:
+        if self.report is not None:
+            elapsed = time.monotonic() - self.began
+            self.report(Progress(system=name, done=self.done, total=self.total, fresh=self.fresh, elapsed_s=elapsed))
+
+    def _row(self, name: str, number: int, asked_for: str, key: str, references: Sequence[Reference] = ()) -> Sample:
         asked = self.maker.asked
         return Sample(
             system=name,
             number=number,
-            asked=self.asked[number],
+            asked=asked_for,
             key=key,
             prompt=asked.prompts[number],
             group=asked.groups[number] if asked.groups else "",
@@ -201,51 +206,56 @@ class _Run:
             videos=[f"{one.record.video}#{one.record.start_s:g},{one.record.end_s:g}" for one in references],
         )
 
-    def _true(self, numbers: list[int]) -> list[Sample]:
-        rows = [self._row(TRUE, number, self.asked[number]) for number in numbers]
-        self._measure(rows, numbers, None)
+    def _true(self, batch: _Batch) -> list[Sample]:
+        rows = [self._row(TRUE, number, one, one) for number, one in zip(batch.numbers, batch.asked, strict=True)]
+        self._measure(rows, batch, None)
         return rows
 
-    def _made(self, name: str, numbers: list[int]) -> list[Sample]:
-        system = self.suite.systems[name]
+    def _made(self, name: str, batch: _Batch) -> list[Sample]:
+        system, numbers = self.suite.systems[name], batch.numbers
         references = self.maker.references(system, numbers)
         motion = self.maker.motion(system, numbers, references)
-        keys = [
-            self.maker.key(system, number, own, self.asked[number])
-            for number, own in zip(numbers, motion, strict=True)
-        ]
+        keys = [self.maker.key(system, *one) for one in zip(numbers, motion, batch.asked, strict=True)]
         if missing := [i for i, key in enumerate(keys) if key not in self.store]:
             made = self.maker.frames(system, [numbers[i] for i in missing], [motion[i] for i in missing])
             for i, frames in zip(missing, made, strict=True):
                 self.store.put(keys[i], frames)
             self.fresh += len(missing)
-        rows = [
-            self._row(name, number, key, own) for number, key, own in zip(numbers, keys, references, strict=True)
-        ]
-        self._measure(rows, numbers, keys)
+        rows = [self._row(name, *one) for one in zip(numbers, batch.asked, keys, references, strict=True)]
+        self._measure(rows, batch, keys)
         return rows
 
-    def _measure(self, rows: list[Sample], numbers: list[int], keys: list[str] | None) -> None:
-        """Fill in the statistics of rows; those that are known are not taken again."""
+    def _measure(self, rows: list[Sample], batch: _Batch, keys: list[str] | None) -> None:
+        """Fill in the statistics of rows; a metric that all of them have is not measured again."""
         for row in rows:
-            row.statistics = {
-                one: self.known[row.key, row.asked, one]
-                for one in self.digests
-                if (row.key, row.asked, one) in self.known
-            }
-        left = [i for i, row in enumerate(rows) if len(row.statistics) < len(self.digests)]
-        if not left:
+            found = {one: self.known.get((row.key, row.asked, one)) for one in self.digests}
+            row.statistics = {one: values for one, values in found.items() if values is not None}
+        wanted = [one for one in self.digests if any(one not in row.statistics for row in rows)]
+        if not wanted:
             return
-        own = [numbers[i] for i in left]
-        true = self.maker.asked.true(own)
-        made = true if keys is None else np.stack([self.store.get(keys[i]) for i in left])
-        targets = self.maker.asked.targets(own, true)
-        for name, metric in self.digests.items():
-            measured = metric.reference(targets) if keys is None and metric.of_sets else None
-            if measured is None:
-                measured = metric.measure(torch.from_numpy(made), targets)
-            for i, values in zip(left, measured, strict=True):
-                rows[i].statistics[name] = [float(value) for value in values]
+        targets = batch.targets
+        clips = targets.seen
+        if keys is not None:
+            clips = Seen(torch.from_numpy(np.stack([self.store.get(key) for key in keys])))
+        for one in wanted:
+            measured = self.digests[one].measure(clips, targets)
+            for row, values in zip(rows, measured, strict=True):
+                row.statistics[one] = [float(value) for value in values]
+                self.known[row.key, row.asked, one] = row.statistics[one]
+
+
+class _Batch:
+    """Clips that all systems are asked for together, and what is true of them."""
+
+    def __init__(self, maker: Maker, numbers: Sequence[int]) -> None:
+        self.numbers = list(numbers)
+        true = maker.asked.true(self.numbers)
+        self.asked = [
+            maker.asked.digest(number, maker.seed(number), clip)
+            for number, clip in zip(self.numbers, true, strict=True)
+        ]
+        """64 hex digits of what each is asked with."""
+        self.targets: Targets = maker.asked.targets(self.numbers, true)
 
 
 def _known(out: Path) -> dict[tuple[str, str, str], list[float]]:

@@ -117,12 +117,23 @@ def by_system(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
         rows.sort(key=lambda sample: sample.number)
     first = next(iter(found), "")
     for name, rows in found.items():
-        wanted = {row.number: row.asked for row in found[first]}
-        others = {row.number: row.asked for row in rows}
-        if wanted != others:
-            number = next(iter(sorted({*wanted.items()} ^ {*others.items()})))[0]
-            raise MotionRAGError(
-                f"{first} and {name} were not asked for the same clips (clip {number} differs in image, prompt, "
-                "seed or truth, or only one has it): they cannot be compared; run both in one suite"
-            )
+        check_same(found[first], rows, first, name, "run both in one suite")
     return found
+
+
+def check_same(ours: Sequence[Sample], others: Sequence[Sample], name: str, other: str, remedy: str) -> None:
+    """Refuse to compare systems, or runs, that were asked for other clips.
+
+    Raises:
+        MotionRAGError: If they were; it names them and the first clip that differs, and says what to do.
+    """
+    wanted, found = ({row.number: row.asked for row in rows} for rows in (ours, others))
+    if wanted != found:
+        number = min(number for number, _ in {*wanted.items()} ^ {*found.items()})
+        has = (
+            "differs in image, prompt, seed or truth" if number in wanted and number in found else "is of one alone"
+        )
+        raise MotionRAGError(
+            f"{name} and {other} were not asked for the same clips (clip {number} {has}): they cannot be compared; "
+            f"{remedy}"
+        )

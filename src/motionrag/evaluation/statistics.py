@@ -46,8 +46,10 @@ class Figure:
 class Change:
     """A system against the baseline, on the same clips."""
 
-    relative: Figure
-    """Of the figure, as a share of the baseline's: 0.1 is a tenth more."""
+    difference: Figure
+    """Its figure less the baseline's, clip by clip, in the metric's unit."""
+    relative: float | None
+    """That as a share of the baseline's figure: 0.1 is a tenth more; None where the baseline's is 0."""
     p: float | None
     """Two-sided, of a test that flips the signs of the clips' differences; None for what is taken of a set."""
 
@@ -63,11 +65,12 @@ def figure_of_scores(scores: Values) -> Figure:
 def change_of_scores(scores: Values, baseline: Values) -> Change:
     """Of the means of two paired [N]."""
     scores, baseline = _clean(scores, baseline)
-    picks = _picks(len(scores))
-    ratios = scores[picks].mean(axis=1) / _away_from_zero(baseline[picks].mean(axis=1)) - 1
-    value = scores.mean() / _away_from_zero(baseline.mean()) - 1
-    low, high = np.quantile(ratios, (0.025, 0.975))
-    return Change(relative=_figure(float(value), low, high, len(scores)), p=flip_test(scores - baseline))
+    difference = figure_of_scores(scores - baseline)
+    return Change(
+        difference=difference,
+        relative=_share(difference.value, float(baseline.mean())),
+        p=flip_test(scores - baseline),
+    )
 
 
 def figure_of_set(rows: int, take: Callable[[NDArray[np.int64]], float]) -> Figure:
@@ -86,11 +89,8 @@ def change_of_set(
     rows: int, take: Callable[[NDArray[np.int64]], float], baseline: Callable[[NDArray[np.int64]], float]
 ) -> Change:
     """Of two such figures of the same N clips."""
-
-    def ratio(kept: NDArray[np.int64]) -> float:
-        return take(kept) / float(_away_from_zero(np.float64(baseline(kept)))) - 1
-
-    return Change(relative=figure_of_set(rows, ratio), p=None)
+    difference = figure_of_set(rows, lambda kept: take(kept) - baseline(kept))
+    return Change(difference=difference, relative=_share(difference.value, baseline(np.arange(rows))), p=None)
 
 
 def flip_test(differences: Values) -> float:
@@ -123,8 +123,8 @@ def _clean(*values: Values) -> tuple[Values, ...]:
     return tuple(np.asarray(value, dtype=np.float64)[kept] for value in values)
 
 
-def _away_from_zero(values: Values | np.float64) -> Values:
-    return np.asarray(np.where(np.abs(values) < 1e-12, np.copysign(1e-12, values), values))
+def _share(difference: float, baseline: float) -> float | None:
+    return difference / abs(baseline) if abs(baseline) > 1e-12 else None
 
 
 def _figure(value: float, low: float, high: float, n: int) -> Figure:

@@ -69,9 +69,8 @@ class Asked:
             scenes=self.simulated.clips.of(numbers) if self.simulated is not None else None,
         )
 
-    def digest(self, number: int, seed: int) -> str:
-        """SHA-256 of what a clip is asked with, and of the truth: 64 hex digits."""
-        true = self.true([number])[0]
+    def digest(self, number: int, seed: int, true: NDArray[np.uint8]) -> str:
+        """SHA-256 of what a clip is asked with, and of the true clip u8 [T,3,H,W]: 64 hex digits."""
         words = repr((self.prompts[number], seed, true.shape)).encode()
         return hashlib.sha256(words + true.tobytes()).hexdigest()
 

@@ -11,6 +11,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -22,9 +23,12 @@ from motionrag.evaluation.targets import Asked, asked
 from motionrag.pipeline.parts import recorded_references
 from motionrag.pipeline.rag import MotionRAG
 from motionrag.pipeline.result import RecordedReference
+from motionrag.retrieval.schema import array_of
 from motionrag.retrieval.search import FLOOR, Retriever
 from motionrag.types import Reference
 
+RECORDED = ["id", "video", "start_s", "end_s", "caption", "content_hash"]
+"""Columns of a database that say which clip a reference is."""
 Motion = list[Tensor | None]
 """Motion tokens [1,Q,D] of each clip; None where the base makes it alone."""
 
@@ -125,15 +129,15 @@ class Systems:
         return recorded_references(retriever.database, [_recorded(row, float(score)) for row, score in kept])
 
     def _all(self, database: str) -> tuple[list[dict[str, Any]], NDArray[np.float32]]:
-        """All rows of a database, and the vectors of their captions."""
+        """All rows of a database, and the vectors that it keeps of their captions."""
         if database not in self._words:
-            retriever = self.retrievers[database]
-            columns = ["id", "video", "start_s", "end_s", "caption", "content_hash"]
-            rows = sorted(retriever.database.rows(columns), key=lambda row: row["id"])
-            if not rows:
-                raise MotionRAGError(f"{retriever.database.uri}: holds no clips")
-            vectors = retriever.caption.encode([row["caption"] for row in rows])  # type: ignore[union-attr]
-            self._words[database] = rows, vectors
+            kept = self.retrievers[database].database
+            parts = list(kept.scan([*RECORDED, "text_vector"]))
+            if not parts:
+                raise MotionRAGError(f"{kept.uri}: holds no clips")
+            table = pa.concat_tables(parts).sort_by("id")
+            vectors = array_of(table, "text_vector", (kept.settings.text_width,)).astype(np.float32)
+            self._words[database] = table.select(RECORDED).to_pylist(), vectors
         return self._words[database]
 
     def _whole(self, database: str) -> NDArray[np.float32]:
@@ -147,5 +151,4 @@ class Systems:
 
 
 def _recorded(row: Mapping[str, Any], score: float) -> RecordedReference:
-    names = ("id", "video", "start_s", "end_s", "caption", "content_hash")
-    return RecordedReference(score=score, **{name: row[name] for name in names})
+    return RecordedReference(score=score, **{name: row[name] for name in RECORDED})

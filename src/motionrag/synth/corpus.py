@@ -44,7 +44,7 @@ class Scene:
     """The same in three wordings."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class SynthBatch:
     """Rendered clips with the truth about them."""
 

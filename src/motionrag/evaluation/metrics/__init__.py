@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from motionrag.errors import MotionRAGError, did_you_mean
 from motionrag.evaluation.features import KINDS, TINY, Features, Kind, load_features
-from motionrag.evaluation.metrics.base import Direction, Metric, MetricResult, ScoreMetric, SetMetric, Targets
+from motionrag.evaluation.metrics.base import Direction, Metric, MetricResult, ScoreMetric, Seen, SetMetric, Targets
 from motionrag.evaluation.metrics.frechet import FID, FVD, frechet_distance
 from motionrag.evaluation.metrics.motion import DynamicDegree, MotionKL, TemporalFlicker
 from motionrag.evaluation.metrics.picture import FirstFramePSNR, FirstFrameSimilarity, FirstFrameSSIM
@@ -33,6 +33,7 @@ __all__ = [
     "MotionKL",
     "PathError",
     "ScoreMetric",
+    "Seen",
     "SetMetric",
     "Targets",
     "TemporalFlicker",

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -29,11 +30,34 @@ Rows = NDArray[np.floating[Any]]
 Direction = Literal["higher", "lower", "none"]
 """What is better; "none" is to be compared with the true clips' figure."""
 Need = Literal["true", "first", "prompts", "scenes"]
+T = TypeVar("T")
+
+
+class Seen:
+    """Clips, and what metrics take of them - flow, tracks, features - each once, however many metrics read it.
+
+    Args:
+        video: RGB u8 [B,T,3,H,W].
+    """
+
+    def __init__(self, video: Tensor) -> None:
+        self.video = video
+        self._taken: dict[Hashable, Any] = {}
+
+    def take(self, what: Hashable, make: Callable[[Tensor], T]) -> T:
+        """What `make` gives for the clips; made the first time that `what` is asked for."""
+        if what not in self._taken:
+            self._taken[what] = make(self.video)
+        taken: T = self._taken[what]
+        return taken
 
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """What the clips of a batch were to be; a metric's `needs` say which fields it reads."""
+    """What the clips of a batch were to be; a metric's `needs` say which fields it reads.
+
+    What metrics take of the true clips stays here: all systems of a batch are to be given the same targets.
+    """
 
     true: Tensor | None = None
     """The true clips, RGB u8 [B,T,3,H,W]."""
@@ -43,6 +67,18 @@ class Targets:
     """B."""
     scenes: SynthBatch | None = None
     """Of simulated clips: how they were rendered."""
+
+    @cached_property
+    def seen(self) -> Seen:
+        """The true clips, which must be there."""
+        assert self.true is not None
+        return Seen(self.true)
+
+    @cached_property
+    def rendered(self) -> Seen:
+        """The clips of the scenes, which must be there."""
+        assert self.scenes is not None
+        return Seen(self.scenes.video)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +118,7 @@ class Metric(ABC):
         self.reset()
 
     @abstractmethod
-    def _measure(self, generated: Tensor, targets: Targets) -> Rows: ...
+    def _measure(self, generated: Seen, targets: Targets) -> Rows: ...
 
     @abstractmethod
     def reduce(self, rows: Rows, reference: Rows | None = None) -> float:
@@ -96,11 +132,11 @@ class Metric(ABC):
             MotionRAGError: If there are too few, or they are of another shape or not finite.
         """
 
-    def measure(self, generated: Clips, targets: Targets | None = None) -> Rows:
+    def measure(self, generated: Clips | Seen, targets: Targets | None = None) -> Rows:
         """Rows [B,K] of a batch.
 
         Args:
-            generated: RGB u8 [B,T,3,H,W].
+            generated: RGB u8 [B,T,3,H,W]; as `Seen`, if several metrics measure them.
             targets: What they were to be.
 
         Raises:
@@ -109,9 +145,11 @@ class Metric(ABC):
         targets = targets or Targets()
         if isinstance(generated, np.ndarray):
             generated = torch.from_numpy(np.ascontiguousarray(generated))
-        check_clips(generated, f"{self.name}: the generated clips")
-        self._check(targets, len(generated))
-        return self._finite(self._measure(generated.cpu(), targets))
+        if not isinstance(generated, Seen):
+            check_clips(generated, f"{self.name}: the generated clips")
+            generated = Seen(generated.cpu())
+        self._check(targets, len(generated.video))
+        return self._finite(self._measure(generated, targets))
 
     def reference(self, targets: Targets) -> Rows | None:
         """Rows [B,K] of the true clips, for metrics of sets; None of others. The same for all systems."""
@@ -220,7 +258,7 @@ class SetMetric(Metric):
         """What `measure` gives for the true clips."""
         if targets.true is None:
             raise MotionRAGError(f"{self.name} needs true: give Targets(true=...)")
-        return self.measure(targets.true, targets)
+        return self.measure(targets.seen, targets)
 
 
 def check_clips(video: Any, what: str) -> None:
@@ -235,16 +273,17 @@ def check_clips(video: Any, what: str) -> None:
         raise MotionRAGError(f"{what} are {video.dtype} {list(video.shape)}, wanted are uint8 [B,T,3,H,W]")
 
 
-def same_length(generated: Tensor, true: Tensor, name: str) -> None:
+def same_length(generated: Seen, true: Seen, name: str) -> None:
     """Refuse clips that cannot be compared frame by frame.
 
     Raises:
         MotionRAGError: If they have other numbers of frames.
     """
-    if generated.shape[1] != true.shape[1]:
+    own, wanted = generated.video.shape[1], true.video.shape[1]
+    if own != wanted:
         raise MotionRAGError(
-            f"{name} compares frame by frame: generated clips have {generated.shape[1]} frames, the true ones "
-            f"{true.shape[1]}; pick as many of both"
+            f"{name} compares frame by frame: generated clips have {own} frames, the true ones {wanted}; "
+            "pick as many of both"
         )
 
 

@@ -10,11 +10,17 @@ from einops import rearrange
 from torch import Tensor
 
 from motionrag.errors import MotionRAGError
+from motionrag.evaluation.metrics.base import Seen
 
 NAME = "DIS, medium preset"
 """Of the flow; published figures were made with RAFT."""
 SMALLEST = 16
 """Side of a frame below which DIS finds nothing."""
+
+
+def speed(clips: Seen) -> Tensor:
+    """How far each pixel moves to the next frame, f32 [B,T-1,H,W] in pixels; computed once."""
+    return clips.take(flow, lambda video: flow(video).norm(dim=2))
 
 
 def flow(video: Tensor) -> Tensor:

@@ -13,11 +13,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from motionrag.errors import MotionRAGError
 from motionrag.evaluation.features import BY_FRAME, Features
-from motionrag.evaluation.metrics.base import Direction, Rows, SetMetric, Targets
+from motionrag.evaluation.metrics.base import Direction, Rows, Seen, SetMetric, Targets
 from motionrag.video import pick
 
 Array = NDArray[np.float64]
@@ -69,9 +68,12 @@ class FrechetMetric(SetMetric):
         if frames is not None:
             self.settings["frames"] = frames
 
-    def _measure(self, generated: Tensor, targets: Targets) -> Rows:
-        video = generated if self._frames is None else generated[:, pick(generated.shape[1], self._frames)]
-        return np.asarray(self._features(video).flatten(1).numpy(), dtype=np.float32)
+    def _measure(self, generated: Seen, targets: Targets) -> Rows:
+        if self._frames in (None, generated.video.shape[1]):
+            features = generated.take(self._features, self._features)
+        else:
+            features = self._features(generated.video[:, pick(generated.video.shape[1], self._frames)])
+        return np.asarray(features.flatten(1).numpy(), dtype=np.float32)
 
     def reduce(self, rows: Rows, reference: Rows | None = None) -> float:
         """The distance; rows are sorted first, so that their order leaves no trace."""

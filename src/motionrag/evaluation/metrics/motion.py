@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from motionrag.evaluation.metrics.base import Direction, Rows, ScoreMetric, Targets, same_length, scores
-from motionrag.evaluation.metrics.flow import NAME, flow
+from motionrag.evaluation.metrics.base import Direction, Rows, ScoreMetric, Seen, Targets, same_length, scores
+from motionrag.evaluation.metrics.flow import NAME, speed
 
 SIDE = 256
 """Shorter side of the frames in whose pixels the motion metric counts, as published."""
@@ -37,26 +37,29 @@ class MotionKL(ScoreMetric):
         settings = {"flow": NAME, "bins": BINS, "log2_range": [LOW, HIGH], "smoothing": SMOOTHING, "side": SIDE}
         super().__init__("motion-kl", ["true"], {**settings, "outside": "counted in the outermost bins"})
 
-    def _measure(self, generated: Tensor, targets: Targets) -> Rows:
-        assert targets.true is not None
-        same_length(generated, targets.true, self.name)
-        q, p = (magnitude_histograms(video) for video in (generated, targets.true))
+    def _measure(self, generated: Seen, targets: Targets) -> Rows:
+        same_length(generated, targets.seen, self.name)
+        q, p = (_histograms(clips) for clips in (generated, targets.seen))
         return scores((p * (p.log() - q.log())).sum(dim=-1).mean(dim=1))
 
 
-def magnitude_histograms(video: Tensor) -> Tensor:
-    """Shares of log2 flow magnitudes, u8 [B,T,3,H,W] to f64 [B,T-1,256].
+def _histograms(clips: Seen) -> Tensor:
+    return clips.take(magnitude_histograms, lambda _: magnitude_histograms(clips))
+
+
+def magnitude_histograms(clips: Seen) -> Tensor:
+    """Shares of log2 flow magnitudes of clips, f64 [B,T-1,256].
 
     Frames larger than `SIDE` are made smaller; smaller ones stay, and their magnitudes are counted as if enlarged.
     """
-    short = min(video.shape[-2:])
+    video, short = clips.video, min(clips.video.shape[-2:])
     if short > SIDE:
         size = [round(edge * SIDE / short) for edge in video.shape[-2:]]
         small = F.interpolate(video.flatten(0, 1).float(), size=size, mode="bilinear", antialias=True)
-        video = small.round().clamp(0, 255).to(torch.uint8).unflatten(0, video.shape[:2])
+        clips = Seen(small.round().clamp(0, 255).to(torch.uint8).unflatten(0, video.shape[:2]))
         short = SIDE
-    speed = flow(video).norm(dim=2).flatten(2) * (SIDE / short)
-    place = (speed.log2().clamp(LOW, HIGH) - LOW) / (HIGH - LOW) * BINS
+    found = speed(clips).flatten(2) * (SIDE / short)
+    place = (found.log2().clamp(LOW, HIGH) - LOW) / (HIGH - LOW) * BINS
     index = place.floor().long().clamp(0, BINS - 1)
     counts = torch.zeros(*index.shape[:2], BINS, dtype=torch.float64)
     counts.scatter_add_(2, index, torch.ones(index.shape, dtype=torch.float64))
@@ -76,10 +79,10 @@ class DynamicDegree(ScoreMetric):
     def __init__(self) -> None:
         super().__init__("dynamic-degree", (), {"flow": NAME, "unit": "percent of the diagonal, a frame"})
 
-    def _measure(self, generated: Tensor, targets: Targets) -> Rows:
-        speed = flow(generated).norm(dim=2).double().flatten(1).mean(dim=1)
-        H, W = generated.shape[-2:]
-        return scores(100 * speed / (H**2 + W**2) ** 0.5)
+    def _measure(self, generated: Seen, targets: Targets) -> Rows:
+        mean = speed(generated).double().flatten(1).mean(dim=1)
+        H, W = generated.video.shape[-2:]
+        return scores(100 * mean / (H**2 + W**2) ** 0.5)
 
 
 class TemporalFlicker(ScoreMetric):
@@ -96,10 +99,10 @@ class TemporalFlicker(ScoreMetric):
         settings = {"flow": NAME, "still_below_pixels": STILL, "margin_pixels": MARGIN, "unit": "levels of 255"}
         super().__init__("flicker", (), settings)
 
-    def _measure(self, generated: Tensor, targets: Targets) -> Rows:
-        moving = (flow(generated).norm(dim=2) >= STILL).float()
+    def _measure(self, generated: Seen, targets: Targets) -> Rows:
+        moving = (speed(generated) >= STILL).float()
         still = F.max_pool2d(moving, 2 * MARGIN + 1, 1, MARGIN) == 0
-        frames = generated.cpu().float()
+        frames = generated.video.float()
         change = (frames[:, 1:] - frames[:, :-1]).abs().mean(dim=2)
         total = (change.double() * still).flatten(1).sum(dim=1)
         return scores(total / still.flatten(1).sum(dim=1))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from motionrag.errors import MotionRAGError
 from motionrag.evaluation.features import BY_FRAME, Features
-from motionrag.evaluation.metrics.base import Direction, Rows, ScoreMetric, Targets, scores
+from motionrag.evaluation.metrics.base import Direction, Rows, ScoreMetric, Seen, Targets, scores
 from motionrag.evaluation.metrics.similarity import cosine
 
 WINDOW, SIGMA = 11, 1.5
@@ -27,8 +27,8 @@ class FirstFramePSNR(ScoreMetric):
     def __init__(self) -> None:
         super().__init__("first-frame", ["first"], {"measure": "PSNR", "unit": "dB", "at_most": 58.9})
 
-    def _measure(self, generated: Tensor, targets: Targets) -> Rows:
-        first, image = _pair(generated, targets, self.name)
+    def _measure(self, generated: Seen, targets: Targets) -> Rows:
+        first, image = _pair(generated.video, targets, self.name)
         error = (first - image).square().flatten(1).mean(dim=1)
         return scores(10 * torch.log10(255**2 / error.clamp(min=ROUNDING)))
 
@@ -41,8 +41,8 @@ class FirstFrameSSIM(ScoreMetric):
     def __init__(self) -> None:
         super().__init__("first-frame-ssim", ["first"], {"window": WINDOW, "sigma": SIGMA, "k": [0.01, 0.03]})
 
-    def _measure(self, generated: Tensor, targets: Targets) -> Rows:
-        first, image = _pair(generated, targets, self.name)
+    def _measure(self, generated: Seen, targets: Targets) -> Rows:
+        first, image = _pair(generated.video, targets, self.name)
         if min(first.shape[-2:]) < WINDOW:
             raise MotionRAGError(f"{self.name}: frames are {list(first.shape[-2:])}, the window is {WINDOW}")
         return scores(ssim(first, image))
@@ -60,9 +60,9 @@ class FirstFrameSimilarity(ScoreMetric):
         super().__init__(name, ["first"], features.settings)
         self._features = features
 
-    def _measure(self, generated: Tensor, targets: Targets) -> Rows:
+    def _measure(self, generated: Seen, targets: Targets) -> Rows:
         assert targets.first is not None
-        first, image = (self._features(frame[:, None])[:, 0] for frame in (generated[:, 0], targets.first))
+        first, image = (self._features(frame[:, None])[:, 0] for frame in (generated.video[:, 0], targets.first))
         return scores(100 * cosine(first, image))
 
 

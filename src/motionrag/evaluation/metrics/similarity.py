@@ -9,7 +9,7 @@ from torch import Tensor
 
 from motionrag.errors import MotionRAGError
 from motionrag.evaluation.features import BY_FRAME, Features
-from motionrag.evaluation.metrics.base import Direction, Rows, ScoreMetric, Targets, same_length, scores
+from motionrag.evaluation.metrics.base import Direction, Rows, ScoreMetric, Seen, Targets, same_length, scores
 
 
 class ActionScore(ScoreMetric):
@@ -27,9 +27,9 @@ class ActionScore(ScoreMetric):
         super().__init__(features.name, ["true"], features.settings)
         self._features = features
 
-    def _measure(self, generated: Tensor, targets: Targets) -> Rows:
-        assert targets.true is not None
-        return scores(100 * cosine(self._features(generated), self._features(targets.true)))
+    def _measure(self, generated: Seen, targets: Targets) -> Rows:
+        own, true = (clips.take(self._features, self._features) for clips in (generated, targets.seen))
+        return scores(100 * cosine(own, true))
 
 
 class FrameSimilarity(ScoreMetric):
@@ -43,10 +43,10 @@ class FrameSimilarity(ScoreMetric):
         super().__init__(features.name, ["true"], features.settings)
         self._features = features
 
-    def _measure(self, generated: Tensor, targets: Targets) -> Rows:
-        assert targets.true is not None
-        same_length(generated, targets.true, self.name)
-        return scores(100 * cosine(self._features(generated), self._features(targets.true)).mean(dim=1))
+    def _measure(self, generated: Seen, targets: Targets) -> Rows:
+        same_length(generated, targets.seen, self.name)
+        own, true = (clips.take(self._features, self._features) for clips in (generated, targets.seen))
+        return scores(100 * cosine(own, true).mean(dim=1))
 
 
 class TextVideoAlignment(ScoreMetric):
@@ -64,11 +64,11 @@ class TextVideoAlignment(ScoreMetric):
         super().__init__(features.name, ["prompts" if features.reads == "prompts" else "scenes"], features.settings)
         self._features = features
 
-    def _measure(self, generated: Tensor, targets: Targets) -> Rows:
+    def _measure(self, generated: Seen, targets: Targets) -> Rows:
         if self._features.reads == "prompts":
-            return scores(self._features(generated, targets.prompts))
+            return scores(self._features(generated.video, targets.prompts))
         assert targets.scenes is not None
-        return scores(self._features(generated, targets.scenes.family))
+        return scores(self._features(generated.video, targets.scenes.family))
 
 
 def cosine(x: Tensor, y: Tensor) -> Tensor:

@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from torch import Tensor
 
 from motionrag import checkpoint
 from motionrag.errors import MotionRAGError
 from motionrag.evaluation.families import FamilyClassifier
-from motionrag.evaluation.metrics.base import Direction, Rows, ScoreMetric, Targets, scores
-from motionrag.evaluation.tracking import centroids, path_error, track
+from motionrag.evaluation.metrics.base import Direction, Rows, ScoreMetric, Seen, Targets, scores
+from motionrag.evaluation.tracking import Track, centroids, path_error, track
 
 if TYPE_CHECKING:
     from motionrag.synth import SynthBatch
@@ -29,9 +28,9 @@ class PathError(ScoreMetric):
     def __init__(self) -> None:
         super().__init__("path-error", ["scenes"], {"unit": "of the true displacement", "tracker": "colours"})
 
-    def _measure(self, generated: Tensor, targets: Targets) -> Rows:
+    def _measure(self, generated: Seen, targets: Targets) -> Rows:
         true = _scenes(generated, targets, self.name)
-        found = track(generated, true.background, true.mask[:, 0])
+        found = _tracked(generated, true)
         pathless = torch.tensor([not (s.family.moves and s.family.predictable) for s in true.scenes])
         return scores(path_error(found.centers, centroids(true.mask)).masked_fill(pathless, torch.nan))
 
@@ -44,11 +43,10 @@ class Likeness(ScoreMetric):
     def __init__(self) -> None:
         super().__init__("likeness", ["scenes"], {"unit": "of the true clip's", "tracker": "colours"})
 
-    def _measure(self, generated: Tensor, targets: Targets) -> Rows:
+    def _measure(self, generated: Seen, targets: Targets) -> Rows:
         true = _scenes(generated, targets, self.name)
         own, whole = (
-            track(video, true.background, true.mask[:, 0]).similarity.double().mean(dim=1)
-            for video in (generated, true.video)
+            _tracked(clips, true).similarity.double().mean(dim=1) for clips in (generated, targets.rendered)
         )
         return scores(own / whole.clamp(min=1e-6))
 
@@ -67,20 +65,25 @@ class FamilyAccuracy(ScoreMetric):
         }
         super().__init__("family-accuracy", ["scenes"], settings)
 
-    def _measure(self, generated: Tensor, targets: Targets) -> Rows:
+    def _measure(self, generated: Seen, targets: Targets) -> Rows:
         assert targets.scenes is not None
-        said = self._classifier.classify(generated)
+        said = self._classifier.classify(generated.video)
         right = [a == b for a, b in zip(said, targets.scenes.family, strict=True)]
         return scores(torch.tensor(right, dtype=torch.float64))
 
 
-def _scenes(generated: Tensor, targets: Targets, name: str) -> SynthBatch:
+def _tracked(clips: Seen, true: SynthBatch) -> Track:
+    """Where the object of the scenes is in clips."""
+    return clips.take((track, true), lambda video: track(video, true.background, true.mask[:, 0]))
+
+
+def _scenes(generated: Seen, targets: Targets, name: str) -> SynthBatch:
     """The scenes of clips that are as they were rendered."""
     true = targets.scenes
     assert true is not None
-    if generated.shape != true.video.shape:
+    if generated.video.shape != true.video.shape:
         raise MotionRAGError(
-            f"{name}: clips are {list(generated.shape)}, the scenes were rendered as {list(true.video.shape)}; "
-            "render them in the clips' size"
+            f"{name}: clips are {list(generated.video.shape)}, the scenes were rendered as "
+            f"{list(true.video.shape)}; render them in the clips' size"
         )
     return true
