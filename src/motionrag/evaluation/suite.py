@@ -126,10 +126,8 @@ class Suite:
     """By name."""
     seed: int = 0
     """Clip i is made from the noise of seed + i."""
-    steps: int | None = None
-    """Denoising steps; the base's own number if left out."""
-    guidance: float | None = None
-    """Strength of guidance; likewise."""
+    sampling: dict[str, Any] = field(default_factory=dict)
+    """Changes to the base's own sampling (`motionrag.types.Sampling`), such as steps, guidance or fps."""
     axis: dict[str, float] = field(default_factory=dict)
     """System -> its place on the axis of a curve, where the suite is one."""
     axis_name: str = ""

@@ -196,7 +196,7 @@ class MotionRAG(Stages):
         """Settings without references, and what the base gets of the image."""
         asked = len(videos) or references
         self._check_count(asked)
-        sampling = self._sampling(changes)
+        sampling = self.changed_sampling(changes)
         source, target = self._target(image, sampling)
         check_prompt(prompt)
         check_seed(seed)
@@ -250,6 +250,23 @@ class MotionRAG(Stages):
         """What the base alone makes of the same image, prompt and seed; see `repeat`."""
         return self.repeat(replace(settings, references=[], from_videos=False), image, report=report)
 
+    def changed_sampling(self, changes: Mapping[str, Any]) -> Sampling:
+        """The base's own sampling with changes.
+
+        Args:
+            changes: Fields of `motionrag.types.Sampling`.
+
+        Raises:
+            MotionRAGError: If there is no such field, or the base makes no such clips.
+        """
+        known = [field.name for field in fields(Sampling)]
+        for name in changes:
+            if name not in known:
+                raise MotionRAGError(f"{name!r} is no part of a base's sampling{did_you_mean(name, known)}")
+        sampling = replace(self.sampling, **changes)
+        self.spec.rules(self.pipe).check(self.spec.name, asdict(sampling))
+        return sampling
+
     def _make(
         self,
         target: Image.Image,
@@ -284,16 +301,6 @@ class MotionRAG(Stages):
             if now.record.content_hash != then.content_hash:
                 raise MotionRAGError(f"{then.video}: is not the reference video that the clip was made with")
         return found
-
-    def _sampling(self, changes: Mapping[str, Any]) -> Sampling:
-        """The base's own with changes; refused, before anything is computed, if it makes no such clips."""
-        known = [field.name for field in fields(Sampling)]
-        for name in changes:
-            if name not in known:
-                raise MotionRAGError(f"{name!r} is no part of a base's sampling{did_you_mean(name, known)}")
-        sampling = replace(self.sampling, **changes)
-        self.spec.rules(self.pipe).check(self.spec.name, asdict(sampling))
-        return sampling
 
     def _here(self) -> dict[str, Any]:
         """What settings tell of this `MotionRAG`."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -40,13 +40,14 @@ class Systems:
         rag: Base, bundle and encoders.
         retrievers: Those of the suite's databases, by name.
         suite: What is asked for.
+
+    Raises:
+        MotionRAGError: If the base makes no such clips.
     """
 
     def __init__(self, rag: MotionRAG, retrievers: Mapping[str, Retriever], suite: Suite) -> None:
         self.rag, self.retrievers, self.suite = rag, retrievers, suite
-        own = rag.sampling
-        steps, guidance = suite.steps or own.steps, own.guidance if suite.guidance is None else suite.guidance
-        self.sampling = replace(own, steps=steps, guidance=guidance)
+        self.sampling = rag.changed_sampling(suite.sampling)
         self.asked: Asked = asked(suite.targets, self.sampling)
         """The clips."""
         steering = {**rag.bundle.adapter.state_dict(), "no motion": rag.null}
