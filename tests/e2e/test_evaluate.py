@@ -150,10 +150,13 @@ def test_runs_of_other_clips_are_not(ran, tmp_path, capsys):
         assert f"openvid-1k of run and that of {name} were not asked for the same clips" in error
 
 
-def test_what_cannot_be_compared_is_said(ran, tmp_path, capsys):
+def test_what_cannot_be_compared_is_said(ran, another, tmp_path, capsys):
     assert "holds no suite that was run" in refused(capsys, "--compare", ran, tmp_path)
-    assert "holds no suite 'known'" in refused(capsys, "known", "--compare", ran, ran)
-    assert "leave --quick out" in refused(capsys, "--quick", "--compare", ran, ran)
+    assert "holds no suite 'known'" in refused(capsys, "known", "--compare", ran, another)
+    assert "are one run: name two" in refused(capsys, "--compare", ran, ran / ".." / ran.name)
+    for option in ("--quick", "--bundle=tiny"):
+        told = refused(capsys, option, "--compare", ran, tmp_path)
+        assert f"give {option.split('=')[0]} to the runs themselves" in told
 
 
 def test_one_database_cannot_stand_for_several(capsys, tmp_path):
@@ -166,6 +169,8 @@ def test_one_database_cannot_stand_for_several(capsys, tmp_path):
 
 def test_what_the_base_cannot_make_is_refused(openvid, tmp_path, capsys):
     told = refused(capsys, *arguments(openvid, tmp_path, "--set=sampling.step=2")[1:])
-    assert "'step' is no part of a base's sampling; did you mean 'steps'?" in told
+    assert "sampling: unknown key 'step'; did you mean 'steps'?" in told
+    told = refused(capsys, *arguments(openvid, tmp_path, "--set=sampling.steps=two")[1:])
+    assert 'field "steps" - should be "int"' in told
     told = refused(capsys, *arguments(openvid, tmp_path, "--set=sampling.guidance_rescale=0.5")[1:])
     assert "the base tiny takes no guidance rescale" in told

@@ -1,6 +1,8 @@
 """The runner: nothing is made or measured twice, systems of other clips are refused, figures are what they say."""
 
 import json
+import math
+import re
 
 import numpy as np
 import pytest
@@ -14,10 +16,12 @@ from motionrag.evaluation.examples import picked, shown_system
 from motionrag.evaluation.features import Features
 from motionrag.evaluation.figures import better, figures, verdict
 from motionrag.evaluation.metrics import DynamicDegree, FrameSimilarity, load_metrics
+from motionrag.evaluation.plots import changes
 from motionrag.evaluation.report import Measured, write_report
 from motionrag.evaluation.runner import digest, run_suite
 from motionrag.evaluation.samples import NAME, by_system, read_samples, statistics_of
 from motionrag.evaluation.statistics import (
+    Figure,
     change_of_scores,
     change_of_set,
     figure_of_scores,
@@ -190,6 +194,32 @@ def test_the_report_needs_nothing_else(tmp_path, metrics):
     found = json.loads(document)["suites"]["test"]
     assert found["clips"] == 16
     assert found["systems"]["late"]["figures"]["path-error"]["n"] == 16
+
+
+def test_a_metric_that_says_nothing_of_a_pair_leaves_its_difference_out(tmp_path, metrics):
+    """Flicker of clips that move everywhere, say: the rest is reported all the same."""
+    rows = by_system(run(tmp_path, metrics)[0])
+    for system, parity in (("still", 0), ("late", 1)):
+        for row in rows[system]:
+            if row.number % 2 == parity:
+                row.statistics[digest(metrics[0])] = [math.nan]
+    found = figures(rows, metrics, "still")
+    path, psnr, _ = (metric.name for metric in metrics)
+    assert path in found["still"].figures
+    assert path in found["late"].figures
+    assert path not in found["late"].changes
+    assert psnr in found["late"].changes
+
+
+def test_long_names_leave_a_plot_its_room():
+    span = Figure(value=-1.0, low=-2.0, high=1.0, n=9)
+    for name in ("ours", "ours (a/folder/of/some/depth/and/a/long/name/runs/evaluate)"):
+        drawn = changes({name: (span, None)}, "title")
+        width = int(re.search(r'viewBox="0 0 (\d+)', drawn)[1])
+        low, high = map(float, re.search(r'class="span same" x1="([\d.]+)" x2="([\d.]+)"', drawn).groups())
+        label = float(re.findall(r'<text x="([\d.]+)" [^>]*text-anchor="end"', drawn)[-1])
+        assert 7 * len(name) < label < low < high < width
+        assert high - low > 100
 
 
 def test_examples_are_best_median_and_worst(metrics, tmp_path):
@@ -397,7 +427,9 @@ def test_suites_are_found_by_name_or_file(tmp_path):
         load_suite("knwon")
     with pytest.raises(MotionRAGError, match=r"no such file|cannot be read"):
         load_suite(str(tmp_path / "no.yaml"))
-    assert load_suite("known", ["targets.synth.count=7", "steps=3"]).targets.synth.count == 7
+    assert load_suite("known", ["targets.synth.count=7"]).targets.synth.count == 7
+    sampling = load_suite("known", ["sampling.steps=3", "sampling.fps=15"]).sampling
+    assert repr(sampling) == "{'steps': 3, 'fps': 15.0}"  # clips are kept under what it says
 
 
 def test_real_clips_are_asked_for_in_the_bases_size(tmp_path):

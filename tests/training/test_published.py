@@ -1,6 +1,7 @@
 """The published stages by the packaged recipes on each base: what is trained, exact resuming, the memory."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -157,6 +158,11 @@ def test_estimates(capsys):
     assert found.optimizer == 2 * found.gradients == 2 * found.average
     twice = estimate(settings, TrainSettings(steps=1, batch=16, precision="bf16"))
     assert twice.activations == pytest.approx(2 * found.activations, rel=0.01)
+    _, settings, loop = load_recipe("stage3", ["base.name=svd"])
+    whole = estimate(settings, loop)
+    frozen = estimate(replace(settings, freeze_resampler=True), loop)
+    assert frozen.frozen - whole.frozen == whole.gradients - frozen.gradients > 0
+    assert frozen.total < whole.total
     with pytest.raises(MotionRAGError, match="of the stages: tasks adapter, context and joint"):
         estimate(parse(BaseSettings, {"data": {"cache": "c"}, "vae": "v"}, "test"), loop)
     assert main(["train", "adapter", "--estimate"]) == 1

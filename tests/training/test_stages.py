@@ -14,6 +14,7 @@ from motionrag.errors import MotionRAGError
 from motionrag.models.bundle import MotionBundle
 from motionrag.registry import base_spec
 from motionrag.synth.kin import ALIKE, KIN
+from motionrag.training import joint
 from motionrag.training.base import BaseSettings, BaseTask
 from motionrag.training.context import ContextTask, ReferenceSettings
 from motionrag.training.denoise import SampleSettings
@@ -175,7 +176,7 @@ def test_stage_3_trains_the_whole_bundle(each, tmp_path):
     assert loaded.fingerprint() == bundle.fingerprint()
 
 
-def test_stage_3_takes_clips_of_kin_and_of_their_own_motion(small, tmp_path):
+def test_stage_3_takes_clips_of_kin_and_of_their_own_motion(small, tmp_path, monkeypatch):
     kin = {"cache": str(tmp_path / "kin"), "clips": 40, "seed": 3, "share": 0.5}
     task = small.joint(kin=kin, freeze_resampler=True, own_motion=1.0, drop_motion=0.0)
     bundle = task.adapted.bundle
@@ -185,12 +186,18 @@ def test_stage_3_takes_clips_of_kin_and_of_their_own_motion(small, tmp_path):
     theirs = task.adapted.kin.take("motion", torch.arange(40)).flatten(1)
     of_kin = [(blocks.flatten(1)[:, None] == theirs).all(-1) for blocks in batch["motion"]]
     assert [bool(found.any()) for found in of_kin] == [False, False, True, True]
-    for found, latents in zip(of_kin[2:], batch["latents"][2:], strict=True):
-        numbers = found.int().argmax(-1)
-        assert torch.equal(task.adapted.kin.take("latents", numbers[-1:])[0], latents)  # the target is the last
-        assert numbers[0] // KIN == numbers[-1] // KIN  # the best reference is first, and of kin
+    for found, own, latents in zip(of_kin[2:], batch["own_motion"][2:], batch["latents"][2:], strict=True):
+        target = (own.flatten() == theirs).all(-1).int().argmax()
+        assert torch.equal(task.adapted.kin.take("latents", target[None])[0], latents)
+        assert found[0].int().argmax() // KIN == target // KIN  # the best reference is of kin
+    blocks = torch.tensor([[10, 1, 2, 0], [20, 11, 12, 13]])  # references least similar first, then the target
+    monkeypatch.setattr(joint, "kin_blocks", lambda clips, size, K, generator: (blocks, torch.ones(2, 3)))
+    known = task.batch(4, seeded(2))
+    for name, wanted in (("motion", blocks[:, [2, 1, 0]]), ("appearance", blocks[:, [2, 1, 0, 3]])):
+        assert torch.equal(known[name][2:], task.adapted.kin.take(name, wanted))
+    assert torch.equal(known["own_motion"][2:], task.adapted.kin.take("motion", blocks[:, 3]))
     with torch.no_grad():
-        own = bundle.motion_resampler(batch["motion"][:, -1].float())
+        own = bundle.motion_resampler(batch["own_motion"].float())
         wanted = task.adapted.loss(own, batch, seeded(5))
         assert task.loss(batch, seeded(5))[0].item() == pytest.approx(wanted.item(), rel=1e-6)
         other = task.loss({**batch, "own": torch.zeros(4, dtype=torch.bool)}, seeded(5))[0]
@@ -199,8 +206,26 @@ def test_stage_3_takes_clips_of_kin_and_of_their_own_motion(small, tmp_path):
     with torch.no_grad():
         looks = bundle.appearance_resampler(batch["appearance"].float())
         motion = bundle.motion_resampler(batch["motion"].float())
-        error = (bundle.adapt(motion[:, :-1], looks[:, :-1], looks[:, -1]) - motion[:, -1]).square().mean()
+        error = (bundle.adapt(motion, looks[:, :-1], looks[:, -1]) - own).square().mean()
         assert task.loss(batch, seeded(5))[0].item() == pytest.approx((wanted + 0.5 * error).item(), rel=1e-5)
+
+
+def test_what_stage_3_cannot_have_is_refused(small, tmp_path):
+    kin = {"cache": str(tmp_path / "kin"), "clips": 40}
+    for said, settings in {
+        "own_motion=7": {"own_motion": 7.0},
+        "token_weight=-1": {"token_weight": -1.0},
+        "token_weight=1.0 wants freeze_resampler": {"token_weight": 1.0},
+        "references.most=10: with kin at most 9": {"kin": kin, "references": {"most": 10}},
+        "set data.motion_encoder": {"kin": kin, "data": {**small.data, "motion_encoder": None}},
+    }.items():
+        with pytest.raises(MotionRAGError, match=said):
+            small.joint(**settings)
+    assert not (tmp_path / "kin").exists()
+    task = small.joint(kin={**kin, "share": 0.1})
+    with pytest.raises(MotionRAGError, match=r"kin.share=0.1 of train.batch=4 is no clip"):
+        task.batch(4, seeded())
+    assert "own_motion" not in small.joint().batch(2, seeded())  # nothing is computed that is not used
 
 
 # -- stage 1 in detail

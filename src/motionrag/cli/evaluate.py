@@ -39,10 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="make nothing; say what the second --out has otherwise than the first, by suite, system and metric "
         "(comparison.html in --out, or in the second)",
     )
-    parser.add_argument(
-        "--quick", action="store_true", help=f"{QUICK} clips of each suite: a smoke test, no figures"
-    )
-    parser.add_argument("--clips", type=int, metavar="N", help="at most that many clips of each suite")
+    fewer = parser.add_mutually_exclusive_group()
+    fewer.add_argument("--quick", action="store_true", help=f"{QUICK} clips of each suite: a smoke test, no figures")
+    fewer.add_argument("--clips", type=int, metavar="N", help="at most that many clips of each suite")
     parser.add_argument(
         "--set",
         action="append",
@@ -50,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override a key of the suites; may be repeated",
     )
-    parser.add_argument("--bundle", default=EMBEDDED, metavar="BUNDLE", help="folder or hub id (default: tiny)")
+    parser.add_argument("--bundle", metavar="BUNDLE", help="folder or hub id (default: tiny)")
     parser.add_argument("--base", metavar="BASE", help="name, folder or hub id (default: the bundle's own)")
     parser.add_argument("--db", metavar="DB", help="in place of the suites' own database")
     parser.add_argument(
@@ -92,9 +91,9 @@ def _compare(arguments: argparse.Namespace, command: str) -> None:
     from motionrag.evaluation.report import write_comparison
     from motionrag.evaluation.tables import markdown
 
-    for option in ("quick", "clips", "set", "base", "db", "features"):
+    for option in ("quick", "clips", "set", "bundle", "base", "db", "features"):
         if getattr(arguments, option):
-            raise MotionRAGError(f"--compare makes no clips: leave --{option} out, or name it in the runs compared")
+            raise MotionRAGError(f"--compare reads two finished runs: give --{option} to the runs themselves")
     first, second = arguments.compare
     compared = compare(first, second, arguments.suites)
     for one in compared:
@@ -127,7 +126,9 @@ def _rag(arguments: argparse.Namespace, suites: dict[str, Suite]) -> MotionRAG:
 
     paths = [recipe.path for suite in suites.values() for recipe in suite.databases.values()]
     db = next((path for path in paths if path != EMBEDDED), None)
-    return MotionRAG.from_pretrained(base=arguments.base, bundle=arguments.bundle, db=db, device=arguments.device)
+    return MotionRAG.from_pretrained(
+        base=arguments.base, bundle=arguments.bundle or EMBEDDED, db=db, device=arguments.device
+    )
 
 
 def _about(rag: MotionRAG) -> dict[str, Any]:

@@ -49,6 +49,8 @@ def compare(first: Path, second: Path, suites: Sequence[str] = ()) -> list[Compa
     Raises:
         MotionRAGError: If there is nothing to compare, or they were not asked for the same clips.
     """
+    if first.resolve() == second.resolve():
+        raise MotionRAGError(f"{first} and {second} are one run: name two")
     has = {run: sorted(table.parent.name for table in run.glob(f"*/{NAME}")) for run in (first, second)}
     for run, own in has.items():
         if not own:
@@ -103,6 +105,7 @@ def _read(folder: Path) -> tuple[dict[str, list[Sample]], dict[str, Any]]:
     systems = Counter(sample.system for sample in samples)
     digests = {one["digest"] for one in about["metrics"].values()}
     whole = systems.keys() == {TRUE, *about["suite"]["systems"]} and len(set(systems.values())) == 1
+    whole &= all("of_sets" in one for one in about["metrics"].values())  # which early runs do not say
     if not whole or any(digests - sample.statistics.keys() for sample in samples):
         raise MotionRAGError(f"{folder}: was not run to its end; run it again, and it goes on where it was")
     return by_system(samples), about

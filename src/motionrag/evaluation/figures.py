@@ -60,7 +60,8 @@ def figures(
                 if np.isnan(own).all():
                     continue  # nothing to be measured, as the true path of what does not move
                 found[system].figures[metric.name] = figure_of_scores(own[:, 0])
-                if system not in (baseline, TRUE):
+                compared = system not in (baseline, TRUE)
+                if compared and np.isfinite(own[:, 0] - values[baseline][:, 0]).any():  # a clip that both say of
                     found[system].changes[metric.name] = change_of_scores(own[:, 0], values[baseline][:, 0])
     return found
 

@@ -60,9 +60,10 @@ def changes(rows: Mapping[str, tuple[Figure, bool | None]], title: str) -> str:
     ends = [value for figure, _ in rows.values() for value in (figure.low, figure.high)]
     low, high = _padded(min(0.0, *ends), max(0.0, *ends))
     names = max(map(len, rows)) * LETTER + 16
+    width = max(WIDTH, round(names + WIDTH / 2))
 
     def x(value: float) -> float:
-        return names + (value - low) / (high - low) * (WIDTH - names - RIGHT)
+        return names + (value - low) / (high - low) * (width - names - RIGHT)
 
     bottom = 6 + ROW * len(rows)
     parts = [
@@ -78,7 +79,7 @@ def changes(rows: Mapping[str, tuple[Figure, bool | None]], title: str) -> str:
         parts.append(f'<text x="{names - 8:.1f}" y="{at + 4:.1f}" text-anchor="end">{escape(name)}</text>')
         parts.append(f'<line class="span {kind}" {ends_x} y1="{at:.1f}" y2="{at:.1f}"/>')
         parts.append(f'<circle class="{kind}" cx="{x(figure.value):.1f}" cy="{at:.1f}" r="4"/>')
-    return _svg(WIDTH, bottom + 24, title, parts)
+    return _svg(width, bottom + 24, title, parts)
 
 
 def _svg(width: int, height: int, title: str, parts: Sequence[str]) -> str:

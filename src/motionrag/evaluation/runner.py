@@ -2,7 +2,7 @@
 
 A clip's frames are kept under the digest of all that decides it, so that suites share clips, and a run that was
 stopped, or another suite in the same folder, makes none of them again. All systems make a batch of clips before the
-next is begun, so that the true ones are decoded, and what metrics take of them is taken, once.
+next is begun, so that what metrics take of the true ones is taken once.
 """
 
 from __future__ import annotations

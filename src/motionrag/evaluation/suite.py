@@ -6,7 +6,7 @@ Suites are YAML files, those of `motionrag/suites` by name; `load_suite` checks 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from motionrag.config import parse, read_yaml
 from motionrag.errors import MotionRAGError, did_you_mean
 from motionrag.models.fusion import FUSIONS
 from motionrag.registry import EMBEDDED
-from motionrag.types import ScaleRange
+from motionrag.types import Sampling, ScaleRange
 
+_ANY = {"height": 1, "width": 1, "frames": 1, "fps": 1.0, "steps": 1, "guidance": 1.0}
+"""What a sampling must have."""
 MOTIONS = ("none", "references", "own")
 SEARCHES = ("motion", "caption", "random")
 TRUE = "true"
@@ -134,6 +136,7 @@ class Suite:
     """What the axis says."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "sampling", _checked(self.sampling))
         for name, system in self.systems.items():
             if name == TRUE:
                 raise MotionRAGError(f"no system can be named {TRUE!r}: the true clips are")
@@ -152,6 +155,13 @@ class Suite:
         clips: Any = getattr(self.targets, kind)
         own = clips.count if clips.count is not None else count
         return replace(self, targets=Targets(**{kind: replace(clips, count=min(own, count))}))
+
+
+def _checked(changes: dict[str, Any]) -> dict[str, Any]:
+    """Changes to a base's sampling, in the types that it has."""
+    parse(Sampling, {**_ANY, **changes}, where="sampling")
+    real = {one.name for one in fields(Sampling) if "float" in str(one.type)}
+    return {name: float(value) if name in real and value is not None else value for name, value in changes.items()}
 
 
 def packaged_suites() -> dict[str, Path]:

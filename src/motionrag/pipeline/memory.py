@@ -64,7 +64,7 @@ def check_memory(
             f"memory={memory} keeps the denoiser in float8: leave out quantize={quantized}, or use memory={OFFLOAD}"
         )
     if quantized is not None:
-        check_quantize(quantized)
+        check_quantize(quantized, device)
     if memory == LOW:
         try:
             torch.zeros(1, device=device).to(_STORAGE).to(torch.float32)

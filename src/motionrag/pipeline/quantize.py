@@ -55,11 +55,13 @@ QUANTIZERS = {
 """What a base can be kept in, and by what."""
 
 
-def check_quantize(kind: str) -> None:
-    """Refuse, before anything is loaded, what cannot be done.
+@torch.no_grad()
+def check_quantize(kind: str, device: torch.device | str) -> None:
+    """Refuse, before anything is loaded, what cannot be done: one layer is tried.
 
     Raises:
-        MotionRAGError: If there is no such kind, or its package is not installed or does not fit the others.
+        MotionRAGError: If there is no such kind, or its package is not installed, or does not work with the others
+            or on the device.
     """
     if kind not in QUANTIZERS:
         raise MotionRAGError(f"quantize={kind!r} is no kind of quantised base{did_you_mean(kind, QUANTIZERS)}")
@@ -67,10 +69,12 @@ def check_quantize(kind: str) -> None:
     try:
         with quiet():
             import_module(package)
-    except ImportError as error:
+            layer = nn.Linear(64, 64, dtype=torch.bfloat16)
+            QUANTIZERS[kind].quantise(layer, torch.device(device))(layer.weight.new_zeros(1, 64, device=device))
+    except Exception as error:  # what its own code, or a kernel that is not there, raises
         raise MotionRAGError(
-            f"quantize={kind} is done by {package}, which cannot be imported ({one_line(error)}): "
-            f"pip install {package}, or leave quantize out"
+            f"quantize={kind} is done by {package}, which does not work on {device} here ({one_line(error)}): "
+            f"pip install 'motionrag[quantize]', or leave quantize out"
         ) from error
 
 

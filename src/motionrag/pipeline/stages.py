@@ -197,7 +197,7 @@ class Stages:
             arguments |= self.spec.thrifty
         arguments["generator"] = [torch.Generator().manual_seed(seed) for seed in seeds]
         if report is not None:
-            arguments["callback_on_step_end"] = _after_step(report, sampling.steps)
+            arguments["callback_on_step_end"] = _after_step(report)
         self._place_encoders(torch.device("cpu"))
         conditioned = nullcontext() if motion is None else self._attached.condition(motion, self.null, scale)
         work = f"making {sampling.frames} frames of {sampling.width}x{sampling.height}"
@@ -233,9 +233,9 @@ class Stages:
         return source, fitted(picture(image), sampling.height, sampling.width)
 
 
-def _after_step(report: Report, steps: int) -> Callable[..., dict[str, Any]]:
+def _after_step(report: Report) -> Callable[..., dict[str, Any]]:
     def after(pipe: Any, step: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        report(step + 1, steps)
+        report(step + 1, len(pipe.scheduler.timesteps))  # a schedule may have one more than was asked for
         return tensors
 
     return after

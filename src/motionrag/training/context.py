@@ -75,6 +75,10 @@ class ContextSettings:
     """Simulated clips, each ten of one motion: with few kinds of motion to train on, the transformer learns them by
     heart otherwise, and does not follow references of others. Not in the paper."""
 
+    def __post_init__(self) -> None:
+        if self.kin is not None:
+            self.kin.check(self.references.most, self.data)
+
 
 class ContextTask:
     """Trains context transformer, start block and appearance resampler; see `Task`."""

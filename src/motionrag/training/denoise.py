@@ -89,7 +89,9 @@ class Denoising:
             generator: Decides.
             cache: Another cache than the own one.
         """
-        batch = {name: (cache or self.cache).take(name, rows) for name in self.conditioning.arrays}
+        batch = {
+            name: (self.cache if cache is None else cache).take(name, rows) for name in self.conditioning.arrays
+        }
         prompts = batch["prompt"]
         chosen = torch.randint(prompts.shape[1], (len(rows),), generator=generator)
         batch["prompt"] = prompts[torch.arange(len(rows)), chosen]

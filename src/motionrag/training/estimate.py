@@ -90,7 +90,7 @@ def estimate(settings: Any, train: TrainSettings, *, gradient_checkpointing: boo
     bundle = _bundle(settings.bundle, adapter)
     K = settings.references.most if isinstance(settings, JointSettings) else 0
     if isinstance(settings, JointSettings):
-        parts = _PARTS
+        parts = settings.parts
     else:
         parts = ("adapter",) if settings.freeze_resampler else ("adapter", "motion_resampler")
     frozen = _size(_modules(pipe)) + _size(getattr(bundle, name) for name in _PARTS if name not in parts)

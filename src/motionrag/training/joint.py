@@ -1,4 +1,4 @@
-"""Stage 3, the task "joint": context transformer, both resamplers and the adapter, with the denoising loss.
+"""Stage 3, the task "joint": context transformer, resamplers and adapter together, with the denoising loss.
 
 The motion that conditions the frozen base is what the context transformer makes of each clip's references: the
 adapter gets to know motion that was predicted, and the transformer what of it the base has a use for.
@@ -56,9 +56,33 @@ class JointSettings:
     samples: SampleSettings = field(default_factory=SampleSettings)
     """What is drawn now and then."""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.own_motion <= 1:
+            raise MotionRAGError(f"own_motion={self.own_motion} is a share, 0 to 1")
+        if self.token_weight < 0:
+            raise MotionRAGError(f"token_weight={self.token_weight} must be 0 or more")
+        if self.token_weight and not self.freeze_resampler:
+            raise MotionRAGError(
+                f"token_weight={self.token_weight} wants freeze_resampler: a resampler that is trained would lower "
+                "the error by telling clips apart no more"
+            )
+        if self.kin is not None:
+            self.kin.check(self.references.most, self.data)
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Of the bundle, those that are trained."""
+        parts = ("context", "motion_resampler", "appearance_resampler", "adapter")
+        return tuple(name for name in parts if name != "motion_resampler" or not self.freeze_resampler)
+
+    @property
+    def takes_own(self) -> bool:
+        """Whether it has a use for the clips' own motion."""
+        return self.own_motion > 0 or self.token_weight > 0
+
 
 class JointTask:
-    """Trains all parts of a bundle; see `Task`."""
+    """Trains the parts of a bundle together; see `Task`."""
 
     Settings = JointSettings
 
@@ -84,11 +108,9 @@ class JointTask:
                 f"{self.adapted.bundle.config.context.max_references}"
             )
         self.neighbours = neighbours(self.adapted.base.cache, settings.references.wanted)
-        parts = ("context", "motion_resampler", "appearance_resampler", "adapter")
-        self.model = trained(
-            self.adapted.bundle,
-            tuple(name for name in parts if name != "motion_resampler" or not settings.freeze_resampler),
-        )
+        if self.adapted.kin is not None:
+            check_features(self.adapted.kin, self.adapted.bundle, ("motion", "appearance"))
+        self.model = trained(self.adapted.bundle, settings.parts)
 
     def batch(self, size: int, generator: torch.Generator) -> dict[str, Tensor]:
         """Cached arrays of random clips, features of their references, and whose motion is dropped or their own."""
@@ -108,33 +130,40 @@ class JointTask:
     def _clips(
         self, cache: Cache, rows: Tensor, references: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """The base's arrays of clips [B], and features of their references [B,K], best first, then their own."""
-        blocks = torch.cat([references, rows[:, None]], dim=1)
+        """The base's arrays of clips [B], and features of their references [B,K], best first, and their own."""
+        batch = self.adapted.base.batch(rows, self.settings.drop_prompt, generator, cache)
+        batch |= self._features(cache, rows, references)
+        if self.settings.takes_own:
+            batch["own_motion"] = cache.take("motion", rows)
+        return batch
+
+    def _features(self, cache: Cache, rows: Tensor, references: Tensor) -> dict[str, Tensor]:
         return {
-            **self.adapted.base.batch(rows, self.settings.drop_prompt, generator, cache),
-            "motion": cache.take("motion", blocks),
-            "appearance": cache.take("appearance", blocks),
+            "motion": cache.take("motion", references),
+            "appearance": cache.take("appearance", torch.cat([references, rows[:, None]], dim=1)),
         }
 
     def _references(self, rows: Tensor, places: Tensor) -> Tensor:
         return self.neighbours.rows[rows].gather(1, places)
 
-    def _tokens(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Motion tokens [B,Q,D] that the bundle makes of references for the targets, and the targets' own."""
+    def _adapted_motion(self, batch: dict[str, Tensor]) -> Tensor:
+        """Motion tokens [B,Q,D] that the bundle makes of references, best first, for the targets."""
         bundle = self.adapted.bundle
         motion = bundle.motion_resampler(batch["motion"].float())
         appearance = bundle.appearance_resampler(batch["appearance"].float())
-        return bundle.adapt(motion[:, :-1], appearance[:, :-1], appearance[:, -1]), motion[:, -1]
+        return bundle.adapt(motion, appearance[:, :-1], appearance[:, -1])
 
     def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, float | Tensor]]:
         """The base's own objective, under the motion adapted from references, and how far that is from the own."""
-        adapted, own = self._tokens(batch)
-        motion = torch.where(batch["own"][:, None, None], own, adapted)
-        motion = self.adapted.dropped(motion, batch["drop"])
-        tokens = (adapted.float() - own.float()).square().mean()
-        denoising = self.adapted.loss(motion, batch, generator)
-        metrics: dict[str, float | Tensor] = {"denoising": denoising, "tokens": tokens, "spread": spread(adapted)}
-        return denoising + self.settings.token_weight * tokens, metrics
+        adapted = motion = self._adapted_motion(batch)
+        metrics: dict[str, float | Tensor] = {"spread": spread(adapted)}
+        tokens = adapted.new_zeros(())
+        if self.settings.takes_own:
+            own = self.adapted.bundle.motion_resampler(batch["own_motion"].float())
+            motion = torch.where(batch["own"][:, None, None], own, adapted)
+            metrics["tokens"] = tokens = (adapted.float() - own.float()).square().mean()
+        denoising = self.adapted.loss(self.adapted.dropped(motion, batch["drop"]), batch, generator)
+        return denoising + self.settings.token_weight * tokens, {**metrics, "denoising": denoising}
 
     def sample(self, folder: Path, step: int) -> None:
         """Held-out clips by the base alone, under adapted and own motion, and in truth; losses as JSON."""
@@ -160,13 +189,12 @@ class JointTask:
     def _held_out(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Motion tokens [N,Q,D] adapted from the nearest references, and the clips' own."""
         K, cache, device = self.settings.references.most, self.adapted.base.cache, self.adapted.base.device
-        parts = []
+        adapted, own = [], []
         for part in rows.split(16):
-            blocks = torch.cat([self._references(part, torch.arange(K).expand(len(part), K)), part[:, None]], dim=1)
-            parts.append(
-                self._tokens({name: cache.take(name, blocks).to(device) for name in ("motion", "appearance")})
-            )
-        adapted, own = zip(*parts, strict=True)
+            references = self._references(part, torch.arange(K).expand(len(part), K))
+            batch = {name: values.to(device) for name, values in self._features(cache, part, references).items()}
+            adapted.append(self._adapted_motion(batch))
+            own.append(self.adapted.bundle.motion_resampler(cache.take("motion", part).float().to(device)))
         return torch.cat(adapted), torch.cat(own)
 
     def export(self, folder: Path) -> None:

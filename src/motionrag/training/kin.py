@@ -38,9 +38,31 @@ class KinSettings:
         if self.clips < 2 * KIN or self.clips % KIN:
             raise MotionRAGError(f"kin: clips={self.clips} must be a multiple of {KIN}, at least {2 * KIN}")
 
+    def check(self, references: int, data: DataSettings) -> None:
+        """Refuse what clips of kin cannot be used with, before they are made.
+
+        Args:
+            references: The most of a clip.
+            data: Of the training.
+
+        Raises:
+            MotionRAGError: If there are fewer of one motion, or nothing makes their features.
+        """
+        if references >= KIN:
+            raise MotionRAGError(f"references.most={references}: with kin at most {KIN - 1}, {KIN} are of a motion")
+        for kind in ("motion", "appearance"):
+            if getattr(data, f"{kind}_encoder") is None:
+                raise MotionRAGError(f"kin: set data.{kind}_encoder, which makes the {kind} features of its clips")
+
     def of(self, size: int) -> int:
-        """How many of a batch."""
-        return round(size * self.share)
+        """How many of a batch.
+
+        Raises:
+            MotionRAGError: If none.
+        """
+        if not (count := round(size * self.share)):
+            raise MotionRAGError(f"kin.share={self.share} of train.batch={size} is no clip: set more of either")
+        return count
 
 
 def open_kin(

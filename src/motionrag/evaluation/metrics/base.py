@@ -38,10 +38,15 @@ class Seen:
 
     Args:
         video: RGB u8 [B,T,3,H,W].
+        what: They are, for the message.
+
+    Raises:
+        MotionRAGError: If they are no such clips.
     """
 
-    def __init__(self, video: Tensor) -> None:
-        self.video = video
+    def __init__(self, video: Tensor, what: str = "the clips") -> None:
+        check_clips(video, what)
+        self.video = video.cpu()
         self._taken: dict[Hashable, Any] = {}
 
     def take(self, what: Hashable, make: Callable[[Tensor], T]) -> T:
@@ -146,8 +151,7 @@ class Metric(ABC):
         if isinstance(generated, np.ndarray):
             generated = torch.from_numpy(np.ascontiguousarray(generated))
         if not isinstance(generated, Seen):
-            check_clips(generated, f"{self.name}: the generated clips")
-            generated = Seen(generated.cpu())
+            generated = Seen(generated, f"{self.name}: the generated clips")
         self._check(targets, len(generated.video))
         return self._finite(self._measure(generated, targets))
 
