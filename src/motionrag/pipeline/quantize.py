@@ -69,8 +69,8 @@ def check_quantize(kind: str, device: torch.device | str) -> None:
     try:
         with quiet():
             import_module(package)
-            layer = nn.Linear(64, 64, dtype=torch.bfloat16)
-            QUANTIZERS[kind].quantise(layer, torch.device(device))(layer.weight.new_zeros(1, 64, device=device))
+            layer = QUANTIZERS[kind].quantise(nn.Linear(64, 64, dtype=torch.bfloat16), torch.device(device))
+            layer.to(device)(torch.zeros(1, 64, dtype=torch.bfloat16, device=device))
     except Exception as error:  # what its own code, or a kernel that is not there, raises
         raise MotionRAGError(
             f"quantize={kind} is done by {package}, which does not work on {device} here ({one_line(error)}): "
