@@ -40,7 +40,7 @@ class JointSettings:
     kin: KinSettings | None = None
     """Clips of kin, as in stage 2. Not in the paper."""
     freeze_resampler: bool = False
-    """Whether the motion resampler stays as it is: databases made with it then keep their tokens."""
+    """Whether the motion resampler stays as it is."""
     own_motion: float = 0.0
     """How often the motion is the clip's own, as in stage 1: the adapter then keeps what it knows of true motion.
     Not in the paper."""
