@@ -71,7 +71,7 @@ def test_what_the_modes_do(home, base):
         assert rag.pipe._execution_device.type == rag.device.type == "cpu"
 
 
-@pytest.mark.parametrize("memory", ["full", "offload"])
+@pytest.mark.parametrize("memory", ["full", pytest.param("offload", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", QUANTISED)
 @pytest.mark.parametrize("base", BASES)
 def test_a_quantised_base_is_kept_and_repeated(new, run, tmp_path, base, kind, memory):
