@@ -504,3 +504,9 @@ def test_metrics_are_found_by_name_and_networks_loaded_once(tmp_path):
         load_metrics([], {"i3d": "x"})
     with pytest.raises(MotionRAGError, match="no bundled network stands in for clip"):
         load_metrics(["tiny-clip"])
+
+
+def test_what_is_no_batch_of_clips_is_refused_however_it_comes():
+    for wrong in (torch.zeros(1, 2, 3, 8, 8), torch.zeros(2, 3, 8, 8, dtype=torch.uint8)):
+        with pytest.raises(MotionRAGError, match=r"wanted are uint8 \[B,T,3,H,W\]"):
+            Seen(wrong)
