@@ -1,6 +1,6 @@
 """Bring trained parts into the package, in half precision.
 
-    python benchmarks/embedded_assets.py --base runs/base/final --bundle runs/context/final --strength 2 --kept 0.5
+    python benchmarks/embedded_assets.py --bundle runs/joint/final --strength 2 --kept 0.75 --until 0.5
 
 What is left out stays as it is. The databases are made with the bundle: `embedded_databases.py` comes after.
 """
@@ -61,6 +61,9 @@ def main() -> None:
     parser.add_argument(
         "--kept", type=float, default=0.0, help="of the bundle's context: the references' own motion (default: 0)"
     )
+    parser.add_argument(
+        "--until", type=float, default=1.0, help="progress of the denoising at which its adapter ends (default: 1)"
+    )
     arguments = parser.parse_args()
     for part, folders in PARTS.items():
         source = getattr(arguments, part)
@@ -72,7 +75,8 @@ def main() -> None:
     if arguments.bundle:
         trained = MotionBundle.from_pretrained(arguments.bundle).float()
         context = replace(trained.config.context, kept=arguments.kept)
-        whole = MotionBundle(replace(trained.config, context=context))
+        adapter = replace(trained.config.adapter, until=arguments.until)
+        whole = MotionBundle(replace(trained.config, context=context, adapter=adapter))
         whole.load_state_dict(trained.state_dict())
         bundle = strengthened(whole, arguments.strength)
         bundle.half().save_pretrained(ASSETS / "bundle")

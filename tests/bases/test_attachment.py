@@ -1,5 +1,7 @@
 """The adapter on tiny but real diffusers pipelines: exact when idle, right in every layout of rows."""
 
+import dataclasses
+
 import diffusers
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ from packaging import version
 
 import motionrag
 from motionrag import MotionRAGError, ScaleRange, testing
-from motionrag.models.adapter import AdapterSite
+from motionrag.models.adapter import AdapterSite, MotionAdapter
 from tests.helpers import CLOSE, attached_with_noise, build, denoiser_inputs, denoiser_of, noisy_adapter
 
 
@@ -205,6 +207,28 @@ def test_scale_by_step(runner, motion, null):
     with torch.no_grad():
         same = [torch.equal(denoiser(*args, **kwargs)[0], out) for args, kwargs, out in calls]
     assert same == [True, False, False, True]
+
+
+def test_an_adapter_for_the_first_steps_ends_with_them(runner, motion, null):
+    """A number is the strength of its steps; ranges, and a denoiser without steps, do not know of `until`."""
+    denoiser, inputs = denoiser_of(runner), denoiser_inputs(runner, batch=1)
+    whole = motionrag.new_adapter(runner.pipe, runner.base, motion_dim=16)
+    testing.random_weights(whole)
+    early = MotionAdapter(dataclasses.replace(whole.config, until=0.5))
+    early.load_state_dict(whole.state_dict())
+    half = [ScaleRange(scale=0.6, end=0.5)]
+    made = {}
+    for name, adapter in {"whole": whole, "early": early}.items():
+        with motionrag.attach(runner.pipe, adapter) as attached:
+            for scale in (0.6, half):
+                with attached.condition(motion, null, scale=scale):
+                    made[name, str(scale)] = runner(steps=4)
+        with motionrag.attach(denoiser, adapter) as attached, attached.condition(motion), torch.no_grad():
+            made[name, "bare"] = denoiser(**inputs).sample
+    assert torch.equal(made["early", "0.6"], made["early", str(half)])
+    assert torch.equal(made["early", "0.6"], made["whole", str(half)])
+    assert not torch.equal(made["early", "0.6"], made["whole", "0.6"])
+    assert torch.equal(made["early", "bare"], made["whole", "bare"])
 
 
 def test_whole_range_equals_plain_scale(runner, motion, null):

@@ -385,8 +385,18 @@ def test_a_texture_that_moves_2_pixels_a_frame_flows_so():
     assert found[:, :, 0].mean() == pytest.approx(2, abs=0.05)
     assert found[:, :, 1].abs().mean() < 0.1
     assert flow(texture(speed=0)).abs().max() == 0
-    degree = DynamicDegree()
-    assert degree.measure(texture(speed=2))[0, 0] == pytest.approx(100 * 2 / math.hypot(64, 64), rel=0.05)
+
+
+def test_dynamic_degree_is_how_fast_the_fastest_pixels_are(targets):
+    degree, two = DynamicDegree(), 100 * 2 / math.hypot(64, 64)
+    moving, still = texture(speed=2), texture(speed=0)
+    assert degree.measure(moving)[0, 0] == pytest.approx(two, rel=0.05)
+    still[..., 16:48, 16:48] = moving[..., 16:48, 16:48]  # a quarter of the frame
+    assert degree.measure(still)[0, 0] == pytest.approx(two, rel=0.1)
+    faint = torch.randn(1, 1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    textured = (targets.true + faint).round().clamp(0, 255).to(torch.uint8)
+    plain, changed = (degree.measure(clips)[:, 0].mean() for clips in (targets.true, textured))
+    assert changed == pytest.approx(plain, rel=0.03)
 
 
 def test_magnitudes_are_counted_in_pixels_of_a_frame_of_256():

@@ -400,8 +400,10 @@ def test_packaged_suites_are_sound(name):
     found = load_suite(name)
     assert found.systems
     assert {"action", "tiny-action"} & set(found.metrics)
-    smaller = found.smaller(3).targets
-    assert (smaller.synth or smaller.videos).count == 3
+    smaller = found.smaller(3, 5)
+    assert (smaller.targets.synth or smaller.targets.videos).count == 3
+    assert all(one.add is None or one.add.count == 5 for one in smaller.databases.values())
+    assert found.smaller(3).databases == found.databases
 
 
 @pytest.mark.parametrize(

@@ -211,5 +211,8 @@ def test_rows_that_do_not_divide_are_refused():
 def test_adapter_needs_sites():
     with pytest.raises(MotionRAGError, match="at least one site"):
         AdapterConfig(base="svd", motion_dim=8, sites={})
+    for until in (0.0, 1.5):
+        with pytest.raises(MotionRAGError, match="more than 0 and at most 1"):
+            AdapterConfig(base="svd", motion_dim=8, sites={"mid.attn2": 16}, until=until)
     with pytest.raises(MotionRAGError, match="no attention layer of Linear matches the sites 'attn'"):
         MotionAdapter.for_denoiser(torch.nn.Linear(1, 1), base="svd", sites="attn", motion_dim=8)

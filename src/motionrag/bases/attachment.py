@@ -93,7 +93,8 @@ class AttachedAdapter:
             motion: Motion tokens [B,Q,D]; the call's batch must be a multiple of B, and each motion serves
                 as many neighbouring rows (several videos a prompt).
             null: No-motion tokens [1,Q',D], which guidance sets against the motion; Q a multiple of Q'.
-            scale: Strength for all, or `ScaleRange`s by site and denoising step; 0 is the bare base.
+            scale: Strength for all sites, and for the steps that the adapter is for (`AdapterConfig.until`); or
+                `ScaleRange`s by site and denoising step, taken as they are; 0 is the bare base.
 
         Raises:
             MotionRAGError: If the shapes do not fit each other, the adapter or (at the call) the batch; if
@@ -103,6 +104,8 @@ class AttachedAdapter:
         self._check_attached()
         _check_tokens(motion, null, self.adapter.config.motion_dim)
         scale = _checked_scale(scale, list(self._hooks), has_steps=self._pipe is not None)
+        if isinstance(scale, float) and self._pipe is not None and (until := self.adapter.config.until) < 1:
+            scale = [ScaleRange(scale=scale, end=until)]
         self._condition = _Condition(motion, null, scale)
         self._run_before = self._pipe and self._pipe.scheduler.timesteps
         self._run = None

@@ -25,6 +25,8 @@ EVERY_S = 10.0  # between lines where there is no terminal
 OUT = Path("runs/evaluate")
 QUICK = 8
 """Clips of each suite with --quick: one of each unseen family."""
+QUICK_ADDED = 240
+"""Clips brought into each of its databases at most: 30 of each unseen family."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,11 +109,12 @@ def _suite(name: str, arguments: argparse.Namespace) -> Suite:
     from motionrag.evaluation.suite import load_suite
 
     suite = load_suite(name, arguments.set)
-    most = QUICK if arguments.quick else arguments.clips
-    if most is not None:
-        if most < 1:
-            raise MotionRAGError(f"--clips {most} must be at least 1")
-        suite = suite.smaller(most)
+    if arguments.quick:
+        suite = suite.smaller(QUICK, QUICK_ADDED)
+    elif arguments.clips is not None:
+        if arguments.clips < 1:
+            raise MotionRAGError(f"--clips {arguments.clips} must be at least 1")
+        suite = suite.smaller(arguments.clips)
     if arguments.db is not None:
         if len({recipe.path for recipe in suite.databases.values()}) > 1:
             keys = " ".join(f"--set databases.{key}.path=..." for key in suite.databases)

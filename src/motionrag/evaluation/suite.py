@@ -149,12 +149,18 @@ class Suite:
             if name not in self.systems:
                 raise MotionRAGError(f"no system named {name!r}{did_you_mean(name, self.systems)}")
 
-    def smaller(self, count: int) -> Suite:
-        """The same with that many clips at most."""
+    def smaller(self, count: int, added: int | None = None) -> Suite:
+        """The same with that many clips at most, and at most so many brought into each database."""
         kind = "synth" if self.targets.synth is not None else "videos"
         clips: Any = getattr(self.targets, kind)
         own = clips.count if clips.count is not None else count
-        return replace(self, targets=Targets(**{kind: replace(clips, count=min(own, count))}))
+        databases = {
+            name: replace(one, add=replace(one.add, count=min(one.add.count, added)))
+            if one.add is not None and added is not None
+            else one
+            for name, one in self.databases.items()
+        }
+        return replace(self, targets=Targets(**{kind: replace(clips, count=min(own, count))}), databases=databases)
 
 
 def _checked(changes: dict[str, Any]) -> dict[str, Any]:
