@@ -29,7 +29,7 @@ from motionrag.evaluation.suite import TRUE
 from motionrag.pipeline.picture import picture
 from motionrag.video.files import replacing_file
 
-SUITES = ("known", "unseen", "fusion", "references")
+SUITES = ("known", "unseen", "fusion", "references", "fusion-known", "retrieval", "database-size", "scale")
 REFERENCES = 9
 SEED = 20_002
 RULES: dict[str, Callable[[float, float], bool]] = {

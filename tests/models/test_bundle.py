@@ -1,6 +1,7 @@
 """Bundles on disk: exact round trips, and every damage noticed."""
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -59,10 +60,10 @@ def test_a_share_of_the_references_own_motion_may_be_kept(bundle):
     motion, looks, target = (torch.randn(2, *shape, 5, 8, generator=g) for shape in ((4,), (4,), ()))
     own = motion[:, :3].mean(dim=1)
 
-    def adapted(kept, motion=motion):
+    def adapted(kept, motion=motion, similarity=None):
         other = MotionBundle(replace(bundle.config, context=replace(bundle.config.context, kept=kept)))
         other.load_state_dict(bundle.state_dict())
-        return other.eval().adapt(motion, looks, target)
+        return other.eval().adapt(motion, looks, target, similarity)
 
     with torch.no_grad():
         alone, half, whole = (adapted(kept) for kept in (0.0, 0.5, 1.0))
@@ -72,6 +73,13 @@ def test_a_share_of_the_references_own_motion_may_be_kept(bundle):
     torch.testing.assert_close(alone, bundle.adapt(motion, looks, target))
     torch.testing.assert_close(half, (alone + own) / 2)
     torch.testing.assert_close(whole, own)
+    unlike = torch.tensor([[0.9, 0.9, 0.9 - 0.07 * math.log(2), -1.0]]).expand(2, -1)
+    with torch.no_grad():
+        torch.testing.assert_close(adapted(1.0, similarity=torch.ones(2, 4)), motion.mean(dim=1))
+        weighed = (motion * torch.tensor([0.4, 0.4, 0.2, 0])[:, None, None]).sum(dim=1)
+        torch.testing.assert_close(adapted(1.0, similarity=unlike), weighed, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(adapted(0.5, similarity=unlike), (alone + weighed) / 2, atol=1e-5, rtol=1e-5)
+        assert torch.equal(adapted(0.0, similarity=unlike), alone)
     with pytest.raises(MotionRAGError, match=r"kept=1\.5"):
         replace(bundle.config.context, kept=1.5)
 

@@ -19,7 +19,8 @@ from motionrag import checkpoint
 from motionrag.config import parse
 from motionrag.errors import MotionRAGError
 from motionrag.models.adapter import AdapterConfig, MotionAdapter
-from motionrag.models.context import BEST, ContextConfig, MotionContextTransformer
+from motionrag.models.context import ALIKE, BEST, ContextConfig, MotionContextTransformer
+from motionrag.models.fusion import weighted
 from motionrag.models.resampler import PerceiverResampler, ResamplerConfig
 
 
@@ -69,13 +70,17 @@ class MotionBundle(
         self.context = MotionContextTransformer(config.context)
         self.adapter = MotionAdapter(config.adapter)
 
-    def adapt(self, motion: Tensor, appearance: Tensor, target_appearance: Tensor) -> Tensor:
+    def adapt(
+        self, motion: Tensor, appearance: Tensor, target_appearance: Tensor, similarity: Tensor | None = None
+    ) -> Tensor:
         """Adapt the motion of references to the target image.
 
         Args:
             motion: Motion tokens of the references [B,K,Q,D], **most similar first**, as retrieval gives them.
             appearance: Appearance tokens of their first frames [B,K,Q,D], in the same order.
             target_appearance: Appearance tokens of the target image [B,Q,D].
+            similarity: Of each reference to the prompt [B,K], by which their own motion is weighed where a share of
+                it is kept; without it the best `BEST` weigh alike, and the others nothing.
 
         Returns:
             Motion tokens for the target [B,Q,D].
@@ -84,8 +89,8 @@ class MotionBundle(
         predicted: Tensor = self.context(motion.flip(1), blocks)[:, -1]
         if not self.config.context.kept:
             return predicted
-        kept = motion[:, :BEST].mean(dim=1).to(predicted.dtype)  # under autocast the two differ
-        return torch.lerp(predicted, kept, self.config.context.kept)
+        kept = motion[:, :BEST].mean(dim=1) if similarity is None else weighted(motion, similarity / ALIKE)
+        return torch.lerp(predicted, kept.to(predicted.dtype), self.config.context.kept)  # autocast sets them apart
 
     def fingerprint(self) -> str:
         """SHA-256 of all weights and sizes, as written into config.json."""

@@ -147,10 +147,10 @@ class Stages:
             .to(self.device)
             for kind in ("motion", "appearance")
         )
+        scores = torch.tensor([[reference.score for reference in references]], device=self.device)
         if fusion is not None:
-            scores = torch.tensor([[reference.score for reference in references]], device=self.device)
             return fuse(fusion, motion, scores)
-        return self.bundle.adapt(motion, appearance, target)
+        return self.bundle.adapt(motion, appearance, target, scores)
 
     @torch.no_grad()
     def generate(
