@@ -1,6 +1,6 @@
 """Bring trained parts into the package, in half precision.
 
-    python benchmarks/embedded_assets.py --bundle runs/joint/final --strength 2 --kept 0.75 --until 0.5
+    python benchmarks/embedded_assets.py --bundle runs/joint-2/final --strength 2 --kept 0.65 --until 0.5
 
 What is left out stays as it is. The databases are made with the bundle: `embedded_databases.py` comes after.
 """
@@ -59,10 +59,10 @@ def main() -> None:
         "--strength", type=float, default=1.0, help="of the bundle's adapter, folded into its values (default: 1)"
     )
     parser.add_argument(
-        "--kept", type=float, default=0.0, help="of the bundle's context: the references' own motion (default: 0)"
+        "--kept", type=float, help="of the bundle's context: the references' own motion (default: as it has it)"
     )
     parser.add_argument(
-        "--until", type=float, default=1.0, help="progress of the denoising at which its adapter ends (default: 1)"
+        "--until", type=float, help="progress of the denoising at which its adapter ends (default: as it has it)"
     )
     arguments = parser.parse_args()
     for part, folders in PARTS.items():
@@ -74,8 +74,11 @@ def main() -> None:
             shutil.copytree(arguments.families, temporary, dirs_exist_ok=True)
     if arguments.bundle:
         trained = MotionBundle.from_pretrained(arguments.bundle).float()
-        context = replace(trained.config.context, kept=arguments.kept)
-        adapter = replace(trained.config.adapter, until=arguments.until)
+        context, adapter = trained.config.context, trained.config.adapter
+        if arguments.kept is not None:
+            context = replace(context, kept=arguments.kept)
+        if arguments.until is not None:
+            adapter = replace(adapter, until=arguments.until)
         whole = MotionBundle(replace(trained.config, context=context, adapter=adapter))
         whole.load_state_dict(trained.state_dict())
         bundle = strengthened(whole, arguments.strength)

@@ -259,7 +259,7 @@ class ScaleRange:
 
 
 Scale = float | Sequence[ScaleRange]
-"""A plain strength for all sites and steps, or ranges of it."""
+"""A plain strength for all sites and the steps that the adapter is for, or ranges of it."""
 
 
 def scale_at(scale: Scale, site: str, progress: float) -> float:

@@ -220,7 +220,7 @@ def test_an_adapter_for_the_first_steps_ends_with_them(runner, motion, null):
     made = {}
     for name, adapter in {"whole": whole, "early": early}.items():
         with motionrag.attach(runner.pipe, adapter) as attached:
-            for scale in (0.6, half):
+            for scale in (0.6, half, [ScaleRange(scale=0.6)]):
                 with attached.condition(motion, null, scale=scale):
                     made[name, str(scale)] = runner(steps=4)
         with motionrag.attach(denoiser, adapter) as attached, attached.condition(motion), torch.no_grad():
@@ -228,6 +228,7 @@ def test_an_adapter_for_the_first_steps_ends_with_them(runner, motion, null):
     assert torch.equal(made["early", "0.6"], made["early", str(half)])
     assert torch.equal(made["early", "0.6"], made["whole", str(half)])
     assert not torch.equal(made["early", "0.6"], made["whole", "0.6"])
+    assert torch.equal(made["early", str([ScaleRange(scale=0.6)])], made["whole", "0.6"])
     assert torch.equal(made["early", "bare"], made["whole", "bare"])
 
 

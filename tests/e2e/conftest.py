@@ -97,7 +97,7 @@ def save_bundle(folder, pipe, base, seed=0):
         adapter=adapter.config,
         motion_resampler=ResamplerConfig(input_dim=32, **sizes),
         appearance_resampler=ResamplerConfig(input_dim=32, **sizes),
-        context=ContextConfig(width=16, layers=1, heads=2, feed_forward=32, queries=4),
+        context=ContextConfig(width=16, layers=1, heads=2, feed_forward=32, queries=4, kept=0.5),
     )
     testing.random_weights(bundle := MotionBundle(config), seed=seed)
     bundle.save_pretrained(folder)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from motionrag import MotionRAG
 from motionrag.cli import main
 from motionrag.evaluation.held_out import held_out
 from motionrag.evaluation.metrics import Targets, load_metrics
+from motionrag.evaluation.suite import System, load_suite
 from motionrag.pipeline.picture import fitted, pixels
+from motionrag.pipeline.systems import Systems
 from motionrag.registry import embedded
 from motionrag.video import read_clip
 
@@ -63,6 +66,16 @@ def test_a_picture_of_anything_keeps_its_first_frame(rag):
     for image, clip in zip(images, made, strict=True):
         wanted = pixels(fitted(Image.fromarray(np.moveaxis(image, 0, -1)), size.height, size.width))
         assert psnr(clip[0], wanted) > 22
+
+
+def test_a_clip_is_not_taken_for_that_of_an_adapter_of_more_steps(rag, monkeypatch):
+    systems = Systems(rag, {}, load_suite("unseen").smaller(1))
+    motion = torch.zeros(1, 16, 192)
+    key = systems.key(System(), 0, motion, "asked")
+    assert rag.bundle.adapter.config.until == 0.5
+    assert key == Systems(rag, {}, systems.suite).key(System(), 0, motion, "asked")
+    monkeypatch.setattr(rag.bundle.adapter, "config", replace(rag.bundle.adapter.config, until=1.0))
+    assert key != Systems(rag, {}, systems.suite).key(System(), 0, motion, "asked")
 
 
 def test_it_moves_as_its_own_motion_says(rag):

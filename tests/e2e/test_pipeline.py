@@ -124,6 +124,8 @@ def test_many_clips_in_one_run(any_rag, home):
     ours = torch.cat([any_rag.adapt(one, look[None]) for one, look in zip(found, looks, strict=True)])
     oracle = any_rag.encode_motion([read_clip(home / f"corpus/videos/clip_00{i}.mp4").frames for i in (2, 3)])
     fused = {name: torch.cat([any_rag.adapt(one, looks[:1], name) for one in found]) for name in ("mean", "top1")}
+    doubted = [replace(one, score=one.score - one.rank) for one in found[0]]  # a share kept is weighed by scores
+    assert not torch.allclose(any_rag.adapt(doubted, looks[:1]), ours[:1], atol=1e-3)
     systems = {"bare": None, "ours": ours, "oracle": oracle, **fused}
     clips = {
         name: any_rag.generate(images, [PROMPT, "push the cup"], motion, seeds=[5, 6], sampling=sampling)

@@ -33,6 +33,7 @@ from motionrag.evaluation.metrics import (
     load_metrics,
 )
 from motionrag.evaluation.metrics import flow as flow_module
+from motionrag.evaluation.metrics import motion as motion_module
 from motionrag.evaluation.metrics import truth as truth_module
 from motionrag.evaluation.metrics.flow import flow
 from motionrag.evaluation.metrics.motion import magnitude_histograms
@@ -387,8 +388,13 @@ def test_a_texture_that_moves_2_pixels_a_frame_flows_so():
     assert flow(texture(speed=0)).abs().max() == 0
 
 
-def test_dynamic_degree_is_how_fast_the_fastest_pixels_are(targets):
+def test_dynamic_degree_is_how_fast_the_fastest_pixels_are(targets, monkeypatch):
     degree, two = DynamicDegree(), 100 * 2 / math.hypot(64, 64)
+    speeds = torch.arange(3 * 400).reshape(1, 3, 20, 20).float()  # the fastest 20 of 400 pixels a frame
+    with monkeypatch.context() as patch:
+        patch.setattr(motion_module, "speed", lambda clips: speeds)
+        expected = np.mean([400 * t + np.arange(380, 400) for t in range(3)]) / math.hypot(20, 20)
+        assert degree.measure(torch.zeros(1, 4, 3, 20, 20, dtype=torch.uint8))[0, 0] == pytest.approx(100 * expected)
     moving, still = texture(speed=2), texture(speed=0)
     assert degree.measure(moving)[0, 0] == pytest.approx(two, rel=0.05)
     still[..., 16:48, 16:48] = moving[..., 16:48, 16:48]  # a quarter of the frame

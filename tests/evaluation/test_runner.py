@@ -403,7 +403,7 @@ def test_packaged_suites_are_sound(name):
     smaller = found.smaller(3, 5)
     assert (smaller.targets.synth or smaller.targets.videos).count == 3
     assert all(one.add is None or one.add.count == 5 for one in smaller.databases.values())
-    assert found.smaller(3).databases == found.databases
+    assert found.smaller(3).databases == found.smaller(3, 2000).databases == found.databases
 
 
 @pytest.mark.parametrize(

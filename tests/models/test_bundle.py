@@ -58,7 +58,7 @@ def test_adapt_takes_the_most_similar_first(bundle):
 def test_a_share_of_the_references_own_motion_may_be_kept(bundle):
     g = torch.Generator().manual_seed(0)
     motion, looks, target = (torch.randn(2, *shape, 5, 8, generator=g) for shape in ((4,), (4,), ()))
-    own = motion[:, :3].mean(dim=1)
+    own = motion.mean(dim=1)
 
     def adapted(kept, motion=motion, similarity=None):
         other = MotionBundle(replace(bundle.config, context=replace(bundle.config.context, kept=kept)))
@@ -75,11 +75,13 @@ def test_a_share_of_the_references_own_motion_may_be_kept(bundle):
     torch.testing.assert_close(whole, own)
     unlike = torch.tensor([[0.9, 0.9, 0.9 - 0.07 * math.log(2), -1.0]]).expand(2, -1)
     with torch.no_grad():
-        torch.testing.assert_close(adapted(1.0, similarity=torch.ones(2, 4)), motion.mean(dim=1))
+        torch.testing.assert_close(adapted(1.0, similarity=torch.ones(2, 4)), own)
         weighed = (motion * torch.tensor([0.4, 0.4, 0.2, 0])[:, None, None]).sum(dim=1)
         torch.testing.assert_close(adapted(1.0, similarity=unlike), weighed, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(adapted(0.5, similarity=unlike), (alone + weighed) / 2, atol=1e-5, rtol=1e-5)
         assert torch.equal(adapted(0.0, similarity=unlike), alone)
+        with pytest.raises(MotionRAGError, match=r"similarities \(4,\) must be"):
+            adapted(0.5, similarity=unlike[0])
     with pytest.raises(MotionRAGError, match=r"kept=1\.5"):
         replace(bundle.config.context, kept=1.5)
 

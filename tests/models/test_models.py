@@ -141,7 +141,7 @@ def test_fusions():
     motion, similarity = random_tensor(2, 3, 5, 8), torch.tensor([[0.1, 0.9, 0.3], [2.0, 1.0, 0.0]])
     torch.testing.assert_close(fuse("mean", motion, similarity), motion.mean(1))
     torch.testing.assert_close(fuse("top1", motion, similarity), torch.stack([motion[0, 1], motion[1, 0]]))
-    weights = similarity.exp() / similarity.exp().sum(1, keepdim=True)
+    weights = (similarity / 0.07).exp() / (similarity / 0.07).exp().sum(1, keepdim=True)
     torch.testing.assert_close(fuse("weighted", motion, similarity), torch.einsum("bk,bkqd->bqd", weights, motion))
     assert torch.equal(fuse("concatenate", motion, similarity)[:, 5:10], motion[:, 1])
     for name in FUSIONS:

@@ -42,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(comparison.html in --out, or in the second)",
     )
     fewer = parser.add_mutually_exclusive_group()
-    fewer.add_argument("--quick", action="store_true", help=f"{QUICK} clips of each suite: a smoke test, no figures")
+    fewer.add_argument(
+        "--quick", action="store_true", help=f"{QUICK} clips of each suite, fewer brought in: no figures"
+    )
     fewer.add_argument("--clips", type=int, metavar="N", help="at most that many clips of each suite")
     parser.add_argument(
         "--set",

@@ -32,8 +32,8 @@ class AdapterConfig:
     sites: Mapping[str, int]
     """Module name of each adapted attention layer in the denoiser -> width of its attention output."""
     until: float = 1.0
-    """Progress of the denoising, in (0, 1], from which on the base goes on by itself where the scale is a number:
-    what goes where is decided by then, and the rest costs nothing. Not in the paper; 1 as published."""
+    """Progress of the denoising, in (0, 1], from which on the base goes on by itself where the scale is a number.
+    Not in the paper; 1 as published."""
 
     def __post_init__(self) -> None:
         if not 0 < self.until <= 1:

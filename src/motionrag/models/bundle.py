@@ -19,8 +19,8 @@ from motionrag import checkpoint
 from motionrag.config import parse
 from motionrag.errors import MotionRAGError
 from motionrag.models.adapter import AdapterConfig, MotionAdapter
-from motionrag.models.context import ALIKE, BEST, ContextConfig, MotionContextTransformer
-from motionrag.models.fusion import weighted
+from motionrag.models.context import ContextConfig, MotionContextTransformer
+from motionrag.models.fusion import fuse
 from motionrag.models.resampler import PerceiverResampler, ResamplerConfig
 
 
@@ -80,20 +80,25 @@ class MotionBundle(
             appearance: Appearance tokens of their first frames [B,K,Q,D], in the same order.
             target_appearance: Appearance tokens of the target image [B,Q,D].
             similarity: Of each reference to the prompt [B,K], by which their own motion is weighed where a share of
-                it is kept; without it the best `BEST` weigh alike, and the others nothing.
+                it is kept; without it all weigh alike.
 
         Returns:
             Motion tokens for the target [B,Q,D].
+
+        Raises:
+            MotionRAGError: If the shapes do not belong together, or K exceeds the position table.
         """
         blocks = torch.cat([appearance.flip(1), target_appearance[:, None]], dim=1)
         predicted: Tensor = self.context(motion.flip(1), blocks)[:, -1]
         if not self.config.context.kept:
             return predicted
-        kept = motion[:, :BEST].mean(dim=1) if similarity is None else weighted(motion, similarity / ALIKE)
-        return torch.lerp(predicted, kept.to(predicted.dtype), self.config.context.kept)  # autocast sets them apart
+        if similarity is None:
+            similarity = motion.new_ones(motion.shape[:2])
+        kept = fuse("weighted", motion, similarity).to(predicted.dtype)  # under autocast the two differ
+        return torch.lerp(predicted, kept, self.config.context.kept)
 
     def fingerprint(self) -> str:
-        """SHA-256 of all weights and sizes, as written into config.json."""
+        """SHA-256 of all weights and settings, as `save_pretrained` writes it into config.json."""
         return checkpoint.fingerprint(self.state_dict(), asdict(self.config))
 
     def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> str | None:

@@ -15,11 +15,6 @@ from torch import Tensor, nn
 
 from motionrag.errors import MotionRAGError
 
-BEST = 3
-"""References whose own motion is kept in part, where similarities are not known."""
-ALIKE = 0.07
-"""Difference of similarities at which one reference's own motion weighs e times as much as another's."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class ContextConfig:
@@ -38,8 +33,8 @@ class ContextConfig:
     max_positions: int = 256
     """Length of the position table, in tokens: it bounds the number of references."""
     kept: float = 0.0
-    """Share in [0, 1] of the references' own motion, their mean weighed by similarity, in what they are adapted to:
-    what the transformer predicts is nearer to the truth but smoother. Not in the paper; 0 as published."""
+    """Share in [0, 1] of the references' own motion, by the fusion `weighted`, in what they are adapted to: what the
+    transformer predicts is nearer to the truth but smoother. Not in the paper; 0 as published."""
 
     def __post_init__(self) -> None:
         if self.width % 2:

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from motionrag.errors import MotionRAGError, did_you_mean
 
+TEMPERATURE = 0.07
+"""Difference of similarities, cosines of captions, at which one reference weighs e times as much as another."""
+
 
 def mean(motion: Tensor, similarity: Tensor) -> Tensor:
     """Plain average over the references: [B,K,Q,D] to [B,Q,D]."""
@@ -25,8 +28,8 @@ def top1(motion: Tensor, similarity: Tensor) -> Tensor:
 
 
 def weighted(motion: Tensor, similarity: Tensor) -> Tensor:
-    """Average weighted by the softmax of the similarities: [B,K,Q,D] to [B,Q,D]."""
-    weights = similarity.softmax(dim=1).to(motion.dtype)
+    """Average weighted by the softmax of similarities over `TEMPERATURE`: [B,K,Q,D] to [B,Q,D]."""
+    weights = (similarity / TEMPERATURE).softmax(dim=1).to(motion.dtype)
     return (weights[:, :, None, None] * motion).sum(dim=1)
 
 

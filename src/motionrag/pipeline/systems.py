@@ -51,7 +51,7 @@ class Systems:
         self.asked: Asked = asked(suite.targets, self.sampling)
         """The clips."""
         steering = {**rag.bundle.adapter.state_dict(), "no motion": rag.null}
-        self._steering = checkpoint.fingerprint(steering, asdict(rag.bundle.config.adapter))
+        self._steering = checkpoint.fingerprint(steering, asdict(rag.bundle.adapter.config))
         self._words: dict[str, tuple[list[dict[str, Any]], NDArray[np.float32]]] = {}
 
     def seed(self, number: int) -> int:

@@ -118,40 +118,43 @@ class JointTask:
         kin = self.settings.kin.of(size) if self.settings.kin is not None else 0
         rows = self.adapted.base.draw(size - kin, generator)
         places = self.settings.references.draw(size - kin, generator)
-        batch = self._clips(self.adapted.base.cache, rows, self._references(rows, places), generator)
+        batch = self._clips(self.adapted.base.cache, rows, *self._references(rows, places), generator)
         if others is not None:
-            blocks, _ = kin_blocks(len(others), kin, places.shape[1], generator)
-            more = self._clips(others, blocks[:, -1], blocks[:, :-1].flip(1), generator)
+            blocks, scores = kin_blocks(len(others), kin, places.shape[1], generator)
+            more = self._clips(others, blocks[:, -1], blocks[:, :-1].flip(1), scores, generator)
             batch = {name: torch.cat([values, more[name]]) for name, values in batch.items()}
         batch["drop"] = torch.rand(size, generator=generator) < self.settings.drop_motion
         batch["own"] = torch.rand(size, generator=generator) < self.settings.own_motion
         return batch
 
     def _clips(
-        self, cache: Cache, rows: Tensor, references: Tensor, generator: torch.Generator
+        self, cache: Cache, rows: Tensor, references: Tensor, scores: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """The base's arrays of clips [B], and features of their references [B,K], best first, and their own."""
+        """The base's arrays of clips [B], what is taken of their references [B,K], best first, and their motion."""
         batch = self.adapted.base.batch(rows, self.settings.drop_prompt, generator, cache)
-        batch |= self._features(cache, rows, references)
+        batch |= self._features(cache, rows, references, scores)
         if self.settings.takes_own:
             batch["own_motion"] = cache.take("motion", rows)
         return batch
 
-    def _features(self, cache: Cache, rows: Tensor, references: Tensor) -> dict[str, Tensor]:
+    def _features(self, cache: Cache, rows: Tensor, references: Tensor, scores: Tensor) -> dict[str, Tensor]:
         return {
+            "scores": scores,
             "motion": cache.take("motion", references),
             "appearance": cache.take("appearance", torch.cat([references, rows[:, None]], dim=1)),
         }
 
-    def _references(self, rows: Tensor, places: Tensor) -> Tensor:
-        return self.neighbours.rows[rows].gather(1, places)
+    def _references(self, rows: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers and scores [B,K] of the neighbours in these places."""
+        found = self.neighbours
+        return found.rows[rows].gather(1, places), found.scores[rows].gather(1, places)
 
     def _adapted_motion(self, batch: dict[str, Tensor]) -> Tensor:
         """Motion tokens [B,Q,D] that the bundle makes of references, best first, for the targets."""
         bundle = self.adapted.bundle
         motion = bundle.motion_resampler(batch["motion"].float())
         appearance = bundle.appearance_resampler(batch["appearance"].float())
-        return bundle.adapt(motion, appearance[:, :-1], appearance[:, -1])
+        return bundle.adapt(motion, appearance[:, :-1], appearance[:, -1], batch["scores"])
 
     def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, float | Tensor]]:
         """The base's own objective, under the motion adapted from references, and how far that is from the own."""
@@ -192,7 +195,8 @@ class JointTask:
         adapted, own = [], []
         for part in rows.split(16):
             references = self._references(part, torch.arange(K).expand(len(part), K))
-            batch = {name: values.to(device) for name, values in self._features(cache, part, references).items()}
+            features = self._features(cache, part, *references)
+            batch = {name: values.to(device) for name, values in features.items()}
             adapted.append(self._adapted_motion(batch))
             own.append(self.adapted.bundle.motion_resampler(cache.take("motion", part).float().to(device)))
         return torch.cat(adapted), torch.cat(own)

@@ -17,6 +17,8 @@ from motionrag.types import Sampling
 
 MIXED = 1.5
 """How much chance has a say in the order of references of kin, where being alike is 1."""
+SPREAD = 0.3
+"""How far below 1 the scores of references of kin reach, about as cosines of captions do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,5 +108,5 @@ def kin_blocks(clips: int, size: int, K: int, generator: torch.Generator) -> tup
     foreign = (torch.rand(size, 1, generator=generator) - 0.5).clamp(min=0) * 2 * K  # none, for half of them
     strange = (members + KIN * torch.randint(1, clips // KIN, members.shape, generator=generator)) % clips
     places = torch.arange(K + 1)
-    scores = score.sort(dim=1, descending=True).values / (1 + MIXED)
-    return torch.where(places < foreign.floor(), strange, members), scores.float()
+    scores = score.sort(dim=1, descending=True).values.float() / (1 + MIXED)
+    return torch.where(places < foreign.floor(), strange, members), 1 - SPREAD * (1 - scores)

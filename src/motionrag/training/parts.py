@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,8 @@ class BundleSettings:
     """Folder of a motion resampler to start a new bundle with, as `motionrag.checkpoint` saves one."""
     value_std: float = 0.0
     """Spread of a new adapter's value projections; 0 leaves the base as it was to begin with."""
+    until: float = 1.0
+    """Progress of the denoising at which a new adapter ends (`AdapterConfig.until`); training takes all of it."""
     motion_resampler: ResamplerConfig = ResamplerConfig()
     """Motion features to tokens; the published sizes unless given."""
     appearance_resampler: ResamplerConfig = ResamplerConfig(input_dim=1024)
@@ -94,7 +96,7 @@ class BundleSettings:
             adapter = new_adapter(pipe, base, motion_dim=self.context.width)
             bundle = MotionBundle(
                 BundleConfig(
-                    adapter=adapter.config,
+                    adapter=replace(adapter.config, until=self.until),
                     motion_resampler=start.config if start is not None else self.motion_resampler,
                     appearance_resampler=self.appearance_resampler,
                     context=self.context,

@@ -70,12 +70,13 @@ def magnitude_histograms(clips: Seen) -> Tensor:
 
 
 class DynamicDegree(ScoreMetric):
-    """Flow magnitude of the fastest 5% of each frame's pixels, in percent of the frame's diagonal.
+    """Mean flow magnitude of the fastest 5% of each frame's pixels, in percent of the frame's diagonal.
 
-    VBench's dynamic degree before its threshold (Huang et al. 2024), mean over pairs of successive frames. Over all
-    pixels a flow says little: where a frame is plain it spreads what moves over the surroundings, and a static
-    texture too faint to be seen halts it. It has no better or worse: a system whose figure is far below the true
-    clips' wins other metrics by standing still.
+    What VBench's dynamic degree (Huang et al. 2024) puts a threshold to, but for the flow (RAFT there), the rate of
+    frames (8 a second there) and the unit; mean over pairs of successive frames. Over all pixels a flow says little:
+    where a frame is plain it spreads what moves over the surroundings, and a static texture too faint to be seen
+    halts it. It has no better or worse: a system whose figure is far below the true clips' wins other metrics by
+    standing still.
     """
 
     direction: ClassVar[Direction] = "none"
