@@ -236,6 +236,7 @@ def test_the_clips_shown_are_the_products(metrics):
     assert shown == {
         "database-size": "eighth",
         "fusion": "ours",
+        "fusion-known": "ours",
         "known": "ours",
         "openvid-1k": "ours",
         "references": "K = 9",
