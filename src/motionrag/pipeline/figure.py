@@ -20,7 +20,8 @@ def compare_sheet(base: Video, ours: Video, path: str | os.PathLike[str]) -> Non
         MotionRAGError: If it cannot be written.
     """
     settings = ours.settings
-    count = f"{len(ours.references)} references" if ours.references else "no relevant reference"
+    K = len(ours.references)
+    count = f"{K} reference{'s' if K > 1 else ''}" if K else "no relevant reference"
     rows = [
         Strip(frames=base.frames, caption=settings.prompt, details=f"base alone, seed {settings.seed}"),
         Strip(frames=ours.frames, caption=settings.prompt, details=f"with motion, seed {settings.seed}, {count}"),
