@@ -9,7 +9,7 @@ import math
 import pytest
 
 from motionrag.cli import main
-from motionrag.cli.evaluate import QUICK
+from motionrag.cli.evaluate import QUICK, QUICK_ADDED
 from motionrag.evaluation.suite import load_suite
 
 pytestmark = pytest.mark.slow
@@ -92,6 +92,7 @@ def test_the_report_is_whole(out):
         assert f'<h2 id="{name}">' in page
         assert f"### {name}\n" in text
         assert (out / name / "samples.parquet").is_file()
+    assert [one.name for one in (out / "databases").glob("clips-*")] == [f"clips-unseen-{QUICK_ADDED}-20001"]
     assert page.count("<table>") == 2 * len(SUITES)
     for which in ("best", "median", "worst"):
         assert page.count(f"The {which} clip of") == len(SUITES)

@@ -12,6 +12,7 @@ from motionrag.bases.loading import load_base
 from motionrag.config import parse
 from motionrag.errors import MotionRAGError
 from motionrag.models.bundle import MotionBundle
+from motionrag.models.fusion import fuse
 from motionrag.registry import base_spec
 from motionrag.synth.kin import ALIKE, KIN
 from motionrag.training import joint
@@ -191,8 +192,11 @@ def test_stage_3_takes_clips_of_kin_and_of_their_own_motion(small, tmp_path, mon
         assert torch.equal(task.adapted.kin.take("latents", target[None])[0], latents)
         assert found[0].int().argmax() // KIN == target // KIN  # the best reference is of kin
     blocks = torch.tensor([[10, 1, 2, 0], [20, 11, 12, 13]])  # references least similar first, then the target
-    monkeypatch.setattr(joint, "kin_blocks", lambda clips, size, K, generator: (blocks, torch.ones(2, 3)))
+    scores = torch.tensor([[1.0, 0.9, 0.8], [0.95, 0.85, 0.7]])
+    monkeypatch.setattr(joint, "kin_blocks", lambda clips, size, K, generator: (blocks, scores))
     known = task.batch(4, seeded(2))
+    assert torch.equal(known["scores"][2:], scores)
+    assert set(known["scores"][:2].flatten().tolist()) <= set(task.neighbours.scores.flatten().tolist())
     for name, wanted in (("motion", blocks[:, [2, 1, 0]]), ("appearance", blocks[:, [2, 1, 0, 3]])):
         assert torch.equal(known[name][2:], task.adapted.kin.take(name, wanted))
     assert torch.equal(known["own_motion"][2:], task.adapted.kin.take("motion", blocks[:, 3]))
@@ -208,6 +212,18 @@ def test_stage_3_takes_clips_of_kin_and_of_their_own_motion(small, tmp_path, mon
         motion = bundle.motion_resampler(batch["motion"].float())
         error = (bundle.adapt(motion, looks[:, :-1], looks[:, -1]) - own).square().mean()
         assert task.loss(batch, seeded(5))[0].item() == pytest.approx((wanted + 0.5 * error).item(), rel=1e-5)
+
+
+def test_stage_3_weighs_the_references_own_motion_as_a_generation_does(small):
+    task = small.joint()
+    bundle = task.adapted.bundle
+    bundle.config = replace(bundle.config, context=replace(bundle.config.context, kept=1.0))
+    batch = task.batch(4, seeded(2))
+    with torch.no_grad():
+        motion = bundle.motion_resampler(batch["motion"].float())
+        torch.testing.assert_close(task._adapted_motion(batch), fuse("weighted", motion, batch["scores"]))
+        alike = task._adapted_motion({**batch, "scores": torch.ones_like(batch["scores"])})
+    torch.testing.assert_close(alike, motion.mean(dim=1))
 
 
 def test_what_stage_3_cannot_have_is_refused(small, tmp_path):
@@ -328,6 +344,7 @@ def test_clips_of_kin_have_their_motion_in_common(small, tmp_path):
     assert 0.45 < kin[:, 0].float().mean() < 0.65  # the least similar are of other motions half of the time
     assert kin[:, -1].all()
     assert (scores.diff(dim=1) <= 0).all()
+    assert 0.7 <= scores.min() < 0.75 < 0.95 < scores.max() <= 1  # as cosines of captions are spread
     few, _ = kin_blocks(200, 500, 2, seeded(2))
     assert few.shape == (500, 3)
     task = small.context(kin={"cache": str(tmp_path / "kin"), "clips": 40, "seed": 3, "share": 0.5})
@@ -359,6 +376,11 @@ def test_references_are_drawn_as_settings_say():
     assert max(int(places.max()) for places in drawn) == 5
     with pytest.raises(MotionRAGError, match="does not hold"):
         ReferenceSettings(most=3, pool=2)
+
+
+def test_a_new_adapter_may_be_for_the_first_steps(small):
+    bundle = small.adapter(bundle={**world.BUNDLE, "until": 0.5}).adapted.bundle
+    assert bundle.adapter.config.until == bundle.config.adapter.until == 0.5
 
 
 def test_what_does_not_fit_is_refused(small):
