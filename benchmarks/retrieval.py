@@ -1,26 +1,33 @@
-"""Does search match the motion? Motion-class precision@9 of four ways to compare captions, and the relevance floor.
+"""Does search find the motion? Sets of prompts and captions that others wrote, and four ways to compare them.
 
-    whole    whole-caption dense: cosine of the text encoder's vectors, as published
+    dense    cosine of whole captions by the plain text encoder (MiniLM), as published
     bm25     full-text search (LanceDB's)
     fusion   reciprocal rank fusion of the two
-    ours     `CaptionEncoder`: actions apart from things, and a code for the motion
-    search   the same through the product's own search, on a database of the videos: the lab left out by a filter,
-             near-duplicates left out, variety asked for; without and with the relevance floor
+    ours     `CaptionEncoder`, what `motionrag search` uses
+    --text   `CaptionEncoder` with a user's own sentence-transformers model (here MiniLM again) beside it
 
-Sets of captions, each with the class of its motion:
+Sets of short captions, a query searching all others: precision@9.
 
     droid                 robot manipulation (shared/data/droid): the class is its `verb`, Put with Place and Pick
                           with Take, Other left out; a query's whole lab is left out of what is searched
-    blind_paraphrase      captions of droid said anew, searched in droid without the lab of the source
+    blind_paraphrase      captions of droid told in other words, searched in droid without the lab of the source
     blind_manipulation    hand-written captions of manipulation, 14 classes, the same objects in all of them
     blind_open            of anything: people, nature, the camera; 34 classes
-    development_...       the same kinds, by other authors; lexicon and parser were developed with these, so read
-                          their figures as those of a training set
 
-The blind sets were written by authors who saw neither the code nor the other sets, and nothing was tuned on them.
+Sets of long captions as data sets have them, searched by short prompts: precision@k, k the captions of a class.
 
-Precision@9 is the share of the nine best whose class is the query's, a mean over queries; where a class has fewer
-than nine others, it is out of those. "opposite" is the share of the nine that move the opposite way.
+    vbench2               VBench 2.0's prompts, each with two long rewrites (shared/data/prompts), k 2
+    long_captions         48 motions, four captions each, 20 of them in pairs of opposites (shared/data/prompts), k 4
+    blind_actions         70 human actions, two long captions each, k 2
+    blind_opposites       12 pairs of opposite motions, four long captions each, k 4
+
+None of them is in the training text of the caption encoder (recipes/captions/texts). The blind sets were written by
+authors who saw neither the code, nor the training text, nor each other's sets.
+
+Precision@k is the share of the k best whose class is the query's, a mean over queries; where a class has fewer
+captions, those are k. "top1" is the share of queries whose best is of their class, "opposite" that of the k best
+that move the opposite way, over queries that have an opposite. Intervals are 95%, bootstrapped over queries;
+"difference" is ours less dense on the same queries.
 """
 
 from __future__ import annotations
@@ -51,58 +58,104 @@ SHARED = ROOT.parent / "shared" / "data"
 K = 9
 VERBS = {"Put": "put", "Place": "put", "Pick": "pick", "Take": "pick", "Move": "move", "Remove": "remove"}
 VERBS |= {"Open": "open", "Close": "close", "Turn": "turn"}
-PAIRS = ["open close", "push pull", "throw catch", "sit_down stand_up", "grow shrink", "slide_left slide_right"]
-PAIRS += ["zoom_in zoom_out", "pan_left pan_right", "rise_ascend sink_descend"]
+PAIRS = ["open close", "push pull", "throw catch", "sit_down stand_up", "grow shrink", "zoom_in zoom_out"]
+PAIRS += ["pan_left pan_right", "rise_ascend sink_descend"]
 OPPOSITE = {a: b for pair in PAIRS for a, b in (pair.split(), pair.split()[::-1])}
+Way = Callable[[list[str], list[str]], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Captions:
-    """Captions with the class of their motion, and a group that a query does not search (its lab, or itself)."""
+class Texts:
+    """Texts, each with its class, and a group that a query does not search (its lab, or itself)."""
 
     texts: list[str]
     classes: np.ndarray
     groups: np.ndarray
 
 
+@dataclass(frozen=True)
+class Case:
+    """Queries, what they search, and which class is the opposite of which."""
+
+    queries: Texts
+    base: Texts
+    k: int
+    opposites: dict[str, str]
+
+
 def read(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def droid(folder: Path) -> Captions:
+def texts(pairs: list[tuple[str, str]], groups: np.ndarray | None = None) -> Texts:
+    """From (text, class)s; without groups, no text is left out of what a query searches."""
+    places = np.arange(len(pairs)) if groups is None else groups
+    return Texts([text for text, _ in pairs], np.array([name for _, name in pairs]), places)
+
+
+def droid(folder: Path) -> Texts:
     rows = [row for row in read(folder / "droid" / "captions.jsonl") if row["verb"] in VERBS]
-    classes = np.array([VERBS[row["verb"]] for row in rows])
-    return Captions([row["caption"] for row in rows], classes, np.array([row["lab"] for row in rows]))
+    return texts([(row["caption"], VERBS[row["verb"]]) for row in rows], np.array([row["lab"] for row in rows]))
 
 
-def written(name: str) -> Captions:
-    rows = read(DATA / f"{name}.jsonl")
-    return Captions(
-        [row["caption"] for row in rows], np.array([row["motion"] for row in rows]), np.arange(len(rows))
-    )
-
-
-def paraphrases(name: str, base: Captions) -> Captions:
+def paraphrases(base: Texts) -> Texts:
     """Grouped by the lab of the caption they were made from."""
-    rows = read(DATA / f"{name}.jsonl")
     labs = dict(zip(base.texts, base.groups, strict=True))
-    rows = [row for row in rows if row["source"] in labs]
-    groups = np.array([labs[row["source"]] for row in rows])
-    return Captions([row["caption"] for row in rows], np.array([row["motion"] for row in rows]), groups)
+    rows = [row for row in read(DATA / "blind_paraphrase.jsonl") if row["source"] in labs]
+    return texts([(row["caption"], row["motion"]) for row in rows], np.array([labs[row["source"]] for row in rows]))
 
 
-Way = Callable[[list[str], list[str]], np.ndarray]
+def each_other(name: str) -> Case:
+    rows = texts([(row["caption"], row["motion"]) for row in read(DATA / f"{name}.jsonl")])
+    return Case(rows, rows, K, OPPOSITE)
 
 
-def bm25(queries: list[str], texts: list[str]) -> np.ndarray:
-    """Scores [queries, texts] of LanceDB's full-text search."""
-    scores = np.zeros((len(queries), len(texts)), dtype=np.float32)
+def prompted(prompts: list[tuple[str, str]], captions: list[tuple[str, str]], k: int, opposites: Any = None) -> Case:
+    """Short prompts that search long captions, none of which is the prompt's own."""
+    return Case(texts(prompts, np.full(len(prompts), -1)), texts(captions), k, opposites or {})
+
+
+def rewritten(path: Path) -> Case:
+    rows = list(enumerate(read(path)))
+    captions = [(caption, str(i)) for i, row in rows for caption in row["captions"]]
+    return prompted([(row["prompt"], str(i)) for i, row in rows], captions, 2)
+
+
+def opposed(path: Path) -> Case:
+    rows = read(path)
+    by_kind = {
+        kind: [(row["text"], row["class"]) for row in rows if row["kind"] == kind] for kind in ("prompt", "caption")
+    }
+    opposites = {row["class"]: row["opposite"] for row in rows if row["opposite"]}
+    return prompted(by_kind["prompt"], by_kind["caption"], 4, opposites)
+
+
+def cases(data: Path) -> dict[str, Case]:
+    """All sets; those of the shared folder only where it is there."""
+    found: dict[str, Case] = {}
+    if (data / "droid").is_dir():
+        base = droid(data)
+        found["droid"] = Case(base, base, K, OPPOSITE)
+        found["blind_paraphrase"] = Case(paraphrases(base), base, K, OPPOSITE)
+    found |= {name: each_other(name) for name in ("blind_manipulation", "blind_open")}
+    if (data / "prompts").is_dir():
+        found["vbench2"] = rewritten(data / "prompts" / "vbench2.jsonl")
+        found["long_captions"] = opposed(data / "prompts" / "long_captions.jsonl")
+    found["blind_actions"] = rewritten(DATA / "blind_actions.jsonl")
+    found["blind_opposites"] = opposed(DATA / "blind_opposites.jsonl")
+    return found
+
+
+def bm25(queries: list[str], captions: list[str]) -> np.ndarray:
+    """Scores [queries, captions] of LanceDB's full-text search."""
+    scores = np.zeros((len(queries), len(captions)), dtype=np.float32)
     with tempfile.TemporaryDirectory() as folder:
-        table = lancedb.connect(folder).create_table("t", [{"i": i, "text": text} for i, text in enumerate(texts)])
+        rows = [{"i": i, "text": text} for i, text in enumerate(captions)]
+        table = lancedb.connect(folder).create_table("t", rows)
         table.create_index("text", config=FTS(stem=True, remove_stop_words=False))
         for row, query in enumerate(queries):
             words = "".join(c if c.isalnum() else " " for c in query)
-            for hit in table.search(words, query_type="fts").limit(len(texts)).to_list():
+            for hit in table.search(words, query_type="fts").limit(len(captions)).to_list():
                 scores[row, hit["i"]] = hit["_score"]
     return scores
 
@@ -114,53 +167,67 @@ def ranks(scores: np.ndarray) -> np.ndarray:
     return found
 
 
-def ways(caption: CaptionEncoder) -> dict[str, Way]:
-    def whole(queries: list[str], texts: list[str]) -> np.ndarray:
-        return caption.text.encode(queries) @ caption.text.encode(texts).T
+def ways() -> dict[str, Way]:
+    plain, ours = load_text_encoder(), CaptionEncoder()
+    beside = CaptionEncoder(plain)
 
-    def fusion(queries: list[str], texts: list[str]) -> np.ndarray:
-        return sum(1 / (60 + ranks(way(queries, texts))) for way in (whole, bm25))
+    def dense(queries: list[str], captions: list[str]) -> np.ndarray:
+        return plain.encode(queries) @ plain.encode(captions).T
 
-    def ours(queries: list[str], texts: list[str]) -> np.ndarray:
-        return caption.encode(queries) @ caption.encode(texts).T
+    def fusion(queries: list[str], captions: list[str]) -> np.ndarray:
+        return sum(1 / (60 + ranks(way(queries, captions))) for way in (dense, bm25))
 
-    return {"whole": whole, "bm25": bm25, "fusion": fusion, "ours": ours}
+    def by(encoder: CaptionEncoder) -> Way:
+        return lambda queries, captions: encoder.encode(queries) @ encoder.encode(captions).T
+
+    return {"dense": dense, "bm25": bm25, "fusion": fusion, "ours": by(ours), "--text": by(beside)}
 
 
-def precision(scores: np.ndarray, queries: Captions, base: Captions) -> dict[str, Any]:
-    """Precision@9, by class too, with a bootstrap 95% interval over queries; and the share of opposites."""
-    scores = np.where(queries.groups[:, None] == base.groups[None], -np.inf, scores)
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :K]
+def measured(scores: np.ndarray, case: Case) -> dict[str, np.ndarray]:
+    """Of each query: precision, whether the best is right, and the share of opposites (of those that have one)."""
+    queries, base = case.queries, case.base
+    allowed = queries.groups[:, None] != base.groups[None]
+    best = np.argsort(-np.where(allowed, scores, -np.inf), axis=1, kind="stable")[:, : case.k]
     same = base.classes[best] == queries.classes[:, None]
-    there = (base.classes[None] == queries.classes[:, None]) & np.isfinite(scores)
-    hits = same.sum(1) / np.minimum(K, there.sum(1))
-    opposite = np.array([OPPOSITE.get(name, "") for name in queries.classes])
-    turned = (base.classes[best] == opposite[:, None]).mean(1)[opposite != ""]
-    draws = np.random.default_rng(0).choice(hits, (2000, len(hits))).mean(1)
+    there = ((base.classes[None] == queries.classes[:, None]) & allowed).sum(1)
+    turned = np.array([case.opposites.get(name, "") for name in queries.classes])
+    against = (base.classes[best] == turned[:, None]).mean(1)
     return {
-        "precision_at_9": round(float(hits.mean()), 4),
-        "interval": [round(float(edge), 4) for edge in np.percentile(draws, [2.5, 97.5])],
-        "opposite": round(float(turned.mean()), 4) if len(turned) else None,
-        "queries": len(hits),
-        "by_class": {
-            str(name): round(float(hits[queries.classes == name].mean()), 3) for name in np.unique(queries.classes)
-        },
+        "precision": same.sum(1) / np.minimum(case.k, there),
+        "top1": same[:, 0],
+        "opposite": against[turned != ""],
     }
 
 
-def through_the_product(caption: CaptionEncoder, folder: Path, queries: Captions) -> dict[str, Any]:
+def interval(values: np.ndarray) -> list[float]:
+    draws = np.random.default_rng(0).choice(values.astype(float), (2000, len(values))).mean(1)
+    return [round(float(edge), 4) for edge in np.percentile(draws, [2.5, 97.5])]
+
+
+def compare(name: str, case: Case, chosen: dict[str, Way]) -> dict[str, Any]:
+    """All ways on one set, printed and returned."""
+    report: dict[str, Any] = {"queries": len(case.queries.texts), "k": case.k}
+    found = {way: measured(score(case.queries.texts, case.base.texts), case) for way, score in chosen.items()}
+    for way, values in found.items():
+        means = {key: round(float(each.mean()), 4) for key, each in values.items() if len(each)}
+        report[way] = {**means, "interval": interval(values["precision"])}
+        if way == "ours":
+            report[way]["difference"] = interval(values["precision"] - found["dense"]["precision"])
+        low, high = report[way]["interval"]
+        precision = f"P@{case.k} {means.pop('precision'):.3f} ({low:.3f} to {high:.3f})"
+        print(f"{name:<19}{way:<8}", precision, *(f" {key} {mean:.3f}" for key, mean in means.items()), flush=True)
+    return report
+
+
+def through_the_product(caption: CaptionEncoder, data: Path, queries: Texts) -> dict[str, Any]:
     """Precision@9 of `Retriever.search` on a database made of droid's videos, without and with the floor."""
     hits: dict[str, list[float]] = {"search": [], "search with the floor": []}
     found: list[int] = []
     with tempfile.TemporaryDirectory() as place:
         encoders = ClipEncoders(caption=caption)
         database = MotionDatabase.create(place, encoders.settings)
-        ingest(
-            [job for job in read_jobs(folder / "droid") if job.metadata["verb"] in VERBS],
-            database,
-            encoders,
-            workers=2,
-        )
+        jobs = [job for job in read_jobs(data / "droid") if job.metadata["verb"] in VERBS]
+        ingest(jobs, database, encoders, workers=2)
         retriever = Retriever(database, caption)
         for text, kind, lab in zip(queries.texts, queries.classes, queries.groups, strict=True):
             for name, least in (("search", -1.0), ("search with the floor", FLOOR)):
@@ -172,61 +239,57 @@ def through_the_product(caption: CaptionEncoder, folder: Path, queries: Captions
     return {**report, "references found above the floor": round(float(np.mean(found)), 2), "queries": len(found)}
 
 
-def floor(caption: CaptionEncoder, texts: list[str]) -> dict[str, Any]:
-    """Of prompts that droid knows nothing of, how many find nothing; of those it knows, how many find something."""
-    vectors = caption.encode(texts)
-    best = {
-        name: (caption.encode([row["prompt"] for row in read(DATA / f"{name}.jsonl")]) @ vectors.T).max(1)
-        for name in ("development_irrelevant", "blind_irrelevant", "blind_relevant")
+def floor(caption: CaptionEncoder, captions: dict[str, list[str]], data: Path) -> dict[str, Any]:
+    """Of prompts whose motion a set of captions has, how many find something; of others, how many find nothing."""
+    prompts = {
+        "blind_actions": [(row["prompt"], row["relevant"]) for row in read(DATA / "blind_actions_floor.jsonl")],
     }
-    return {
-        "floor": FLOOR,
-        "irrelevant_found_nothing": {name: round(float((best[name] < FLOOR).mean()), 3) for name in list(best)[:2]},
-        "relevant_found_something": round(float((best["blind_relevant"] >= FLOOR).mean()), 3),
-        "best_score_percentiles_5_50_95": {
-            name: [round(float(value), 3) for value in np.percentile(scores, [5, 50, 95])]
-            for name, scores in best.items()
-        },
-    }
+    if "droid" in captions:
+        prompts["droid"] = [
+            (row["prompt"], name == "blind_relevant")
+            for name in ("blind_relevant", "blind_irrelevant")
+            for row in read(DATA / f"{name}.jsonl")
+        ]
+    for name in ("vbench2", "long_captions", "blind_opposites"):
+        if name in captions:
+            case = cases(data)[name]
+            prompts[name] = [(text, True) for text in case.queries.texts]
+    report: dict[str, Any] = {"floor": FLOOR}
+    for name, asked in prompts.items():
+        best = (caption.encode([text for text, _ in asked]) @ caption.encode(captions[name]).T).max(1)
+        relevant = np.array([is_relevant for _, is_relevant in asked])
+        report[name] = {"relevant found something": round(float((best[relevant] >= FLOOR).mean()), 3)}
+        if not relevant.all():
+            report[name]["irrelevant found nothing"] = round(float((best[~relevant] < FLOOR).mean()), 3)
+    return report
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--data", type=Path, default=SHARED, help="folder that holds droid/ (default: ../shared/data)"
-    )
+    parser.add_argument("--data", type=Path, default=SHARED, help="folder of droid/ and prompts/ (../shared/data)")
     parser.add_argument("--sets", nargs="+", help="only these")
+    parser.add_argument("--ways", nargs="+", help="only these")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    caption = CaptionEncoder(load_text_encoder())
-    sets: dict[str, tuple[Captions, Captions]] = {}
-    if (arguments.data / "droid").is_dir():
-        base = droid(arguments.data)
-        sets["droid"] = (base, base)
-        sets |= {name: (paraphrases(name, base), base) for name in ("blind_paraphrase", "development_paraphrase")}
-    else:
-        print(f"{arguments.data}: holds no droid/, so only the written captions are measured")
-    kinds = ("blind_manipulation", "blind_open", "manipulation", "manipulation_2", "open")
-    for name in (kind if kind.startswith("blind") else f"development_{kind}" for kind in kinds):
-        base = written(name)
-        sets[name] = (base, base)
-    report: dict[str, Any] = {}
-    for name, (queries, base) in sets.items():
-        if arguments.sets and name not in arguments.sets:
-            continue
-        for way, score in ways(caption).items():
-            found = precision(score(queries.texts, base.texts), queries, base)
-            report.setdefault(name, {})[way] = found
-            low, high = found["interval"]
-            turned = "" if found["opposite"] is None else f"  opposite {found['opposite']:.3f}"
-            print(f"{name:<27}{way:<8}{found['precision_at_9']:.3f} ({low:.3f} to {high:.3f}){turned}", flush=True)
-    if (arguments.data / "droid").is_dir() and not arguments.sets:
-        report["product"] = through_the_product(caption, arguments.data, sets["droid"][0])
-        print(json.dumps(report["product"], indent=1))
-        report["floor"] = floor(
-            caption, [row["caption"] for row in read(arguments.data / "droid" / "captions.jsonl")]
-        )
+    found, chosen = cases(arguments.data), ways()
+    for name, wanted, known in (("--sets", arguments.sets, found), ("--ways", arguments.ways, chosen)):
+        if wanted and (unknown := set(wanted) - known.keys()):
+            parser.error(f"{name}: no {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    if arguments.ways:
+        chosen = {name: way for name, way in chosen.items() if name in {"dense", *arguments.ways}}
+    if "droid" not in found:
+        print(f"{arguments.data}: holds no droid/, so only the sets of this repository are measured")
+    report: dict[str, Any] = {
+        name: compare(name, case, chosen) for name, case in found.items() if name in (arguments.sets or found)
+    }
+    if not arguments.sets:
+        caption = CaptionEncoder()
+        captions = {name: case.base.texts for name, case in found.items()}
+        report["floor"] = floor(caption, captions, arguments.data)
         print(json.dumps(report["floor"], indent=1))
+        if "droid" in found:
+            report["product"] = through_the_product(caption, arguments.data, found["droid"].queries)
+            print(json.dumps(report["product"], indent=1))
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         print(arguments.out)

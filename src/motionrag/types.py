@@ -52,10 +52,17 @@ class ClipRecord:
     """What happens in it."""
     content_hash: str
     """SHA-256 of the video file, as hex digits."""
+    retrieval_caption: str | None = None
+    """What search compares with prompts in place of `caption`, where the source has a text for it."""
     duplicate_of: str | None = None
     """Id of the earlier clip that shows nearly the same frames, if there is one."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """The source's other columns."""
+
+    @property
+    def compared(self) -> str:
+        """The text that search compares with prompts."""
+        return self.retrieval_caption or self.caption
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from motionrag.bases import tiny
 from motionrag.bases.dynamicrafter.convert import convert
 from motionrag.bases.loading import load_base
 from motionrag.cli import main
-from motionrag.encoders.text import _minilm_folder
+from motionrag.encoders.text import minilm_folder
 from motionrag.models.bundle import BundleConfig, MotionBundle
 from motionrag.models.context import ContextConfig
 from motionrag.models.resampler import ResamplerConfig
@@ -45,7 +45,7 @@ def save_base(folder, base):
         pipe = testing.tiny_cogvideox()
         sizes = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
         pipe.register_modules(
-            tokenizer=transformers.AutoTokenizer.from_pretrained(_minilm_folder()),
+            tokenizer=transformers.AutoTokenizer.from_pretrained(minilm_folder()),
             text_encoder=randomised(transformers.BertModel(transformers.BertConfig(**sizes))),
         )
     pipe.save_pretrained(folder)

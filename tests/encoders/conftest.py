@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from motionrag.encoders.text import _minilm_folder
+from motionrag.encoders.text import minilm_folder
 
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 VIDEOMAE = {
@@ -97,7 +97,7 @@ def save_dinov2(folder, cls=transformers.Dinov2Model, config=transformers.Dinov2
 def save_text(folder):
     """MiniLM's tokenizer, pooling and normalising around a tiny BERT."""
     copy_of = shutil.ignore_patterns("*.safetensors", "data_config.json", "README.md")
-    shutil.copytree(_minilm_folder(), folder, ignore=copy_of, dirs_exist_ok=True)
+    shutil.copytree(minilm_folder(), folder, ignore=copy_of, dirs_exist_ok=True)
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     randomised(transformers.BertModel(transformers.BertConfig(**sizes))).save_pretrained(folder)
     edit(folder / "1_Pooling/config.json", word_embedding_dimension=16)

@@ -34,7 +34,7 @@ def minilm():
 def test_minilm_vectors_equal_those_of_sentence_transformers(minilm):
     texts = [*SENTENCES, "far beyond the limit of 256 tokens " * 50]
     vectors = minilm.encode(texts)
-    expected = SentenceTransformer(str(text_module._minilm_folder()), device="cpu").encode(texts)
+    expected = SentenceTransformer(str(text_module.minilm_folder()), device="cpu").encode(texts)
     np.testing.assert_allclose(vectors, expected, atol=1e-6)
     assert (vectors.dtype, vectors.shape) == (np.float32, (5, 384))
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
@@ -58,7 +58,7 @@ def test_minilm_info(minilm):
     assert (info.kind, info.model, info.revision, info.dimension, info.length) == ("text", "minilm", None, 384, None)
     assert len(info.fingerprint) == 64
     assert parse(EncoderInfo, json.loads(json.dumps(dataclasses.asdict(info))), where="test") == info
-    assert info.fingerprint == load_text_encoder(str(text_module._minilm_folder())).info.fingerprint
+    assert info.fingerprint == load_text_encoder(str(text_module.minilm_folder())).info.fingerprint
 
 
 @pytest.mark.parametrize("empty", ["", "  \n"])

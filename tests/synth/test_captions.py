@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer
 
-from motionrag.encoders.text import _minilm_folder
+from motionrag.encoders.text import minilm_folder
 from motionrag.synth import families, scenes
 from motionrag.synth.motions import CORNERS
 from tests.synth.test_corpus import EVERY
@@ -58,7 +58,7 @@ def test_captions_have_synonyms(corpus):
 
 def test_captions_fit_the_text_encoder(corpus):
     """The tiny base reads 32 tokens; a caption that is cut would lose its end, where qualifiers stand."""
-    tokenizer = AutoTokenizer.from_pretrained(_minilm_folder())
+    tokenizer = AutoTokenizer.from_pretrained(minilm_folder())
     captions = [caption for scene in corpus for caption in scene.captions]
     assert max(len(tokens) for tokens in tokenizer(captions)["input_ids"]) <= 32
 

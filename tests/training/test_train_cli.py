@@ -1,6 +1,7 @@
 """`motionrag train`: recipes, overrides, and the command that begins a training and goes on with it."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -79,8 +80,11 @@ def test_mistakes_in_names_of_recipes(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", sorted(packaged_recipes()))
-def test_every_packaged_recipe_is_valid(name):
+OTHERS = sorted((Path(__file__).parents[2] / "recipes").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", [*sorted(packaged_recipes()), *OTHERS], ids=str)
+def test_every_recipe_is_valid(name):
     cls, _, settings = load_recipe(name)
     assert settings.steps > 0
     assert all(callable(getattr(cls, method)) for method in ("batch", "loss", "sample", "export"))

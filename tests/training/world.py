@@ -5,7 +5,7 @@ import transformers
 
 from motionrag.bases import tiny
 from motionrag.config import parse
-from motionrag.encoders.text import _minilm_folder
+from motionrag.encoders.text import minilm_folder
 from motionrag.testing import tiny_cogvideox, tiny_dynamicrafter, tiny_svd
 from motionrag.training.adapter import AdapterSettings, AdapterTask
 from motionrag.training.base import TransformerSettings, new_transformer
@@ -70,7 +70,7 @@ def save_cogvideox(folder):
     sizes = {"d_model": 12, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2, "vocab_size": 30522}
     pipe.register_modules(
         text_encoder=transformers.T5EncoderModel(transformers.T5Config(**sizes)).eval(),
-        tokenizer=transformers.AutoTokenizer.from_pretrained(_minilm_folder()),
+        tokenizer=transformers.AutoTokenizer.from_pretrained(minilm_folder()),
     )
     pipe.save_pretrained(folder)
     return str(folder)
@@ -90,7 +90,7 @@ def save_dynamicrafter(folder):
     config = transformers.CLIPTextConfig(**sizes, vocab_size=30522, max_position_embeddings=6)
     pipe.register_modules(
         text_encoder=transformers.CLIPTextModel(config).eval(),
-        tokenizer=transformers.AutoTokenizer.from_pretrained(_minilm_folder()),
+        tokenizer=transformers.AutoTokenizer.from_pretrained(minilm_folder()),
     )
     pipe.save_pretrained(folder)
     return str(folder)

@@ -63,6 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="KIND=SOURCE",
         help="where a network is: action, dino, clip, fvd, fid or text-video = hub id, folder, TorchScript file",
     )
+    parser.add_argument(
+        "--retrieval-caption-column",
+        metavar="NAME",
+        help="column of the suites' videos that finds references, if another than the captions' (motion_caption)",
+    )
     parser.add_argument("--batch", type=int, default=8, metavar="N", help="clips made at once (8)")
     add_device_option(parser)
 
@@ -95,9 +100,10 @@ def _compare(arguments: argparse.Namespace, command: str) -> None:
     from motionrag.evaluation.report import write_comparison
     from motionrag.evaluation.tables import markdown
 
-    for option in ("quick", "clips", "set", "bundle", "base", "db", "features"):
+    for option in ("quick", "clips", "set", "bundle", "base", "db", "features", "retrieval_caption_column"):
         if getattr(arguments, option):
-            raise MotionRAGError(f"--compare reads two finished runs: give --{option} to the runs themselves")
+            named = option.replace("_", "-")
+            raise MotionRAGError(f"--compare reads two finished runs: give --{named} to the runs themselves")
     first, second = arguments.compare
     compared = compare(first, second, arguments.suites)
     for one in compared:
@@ -117,6 +123,13 @@ def _suite(name: str, arguments: argparse.Namespace) -> Suite:
         if arguments.clips < 1:
             raise MotionRAGError(f"--clips {arguments.clips} must be at least 1")
         suite = suite.smaller(arguments.clips)
+    if (column := arguments.retrieval_caption_column) is not None:
+        if (videos := suite.targets.videos) is None:
+            raise MotionRAGError(
+                f"--retrieval-caption-column {column}: {name} has simulated clips, no table of videos"
+            )
+        videos = replace(videos, retrieval_caption_column=column)
+        suite = replace(suite, targets=replace(suite.targets, videos=videos))
     if arguments.db is not None:
         if len({recipe.path for recipe in suite.databases.values()}) > 1:
             keys = " ".join(f"--set databases.{key}.path=..." for key in suite.databases)

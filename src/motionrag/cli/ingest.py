@@ -32,6 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--scenes", action="store_true", help="split recordings where the scene changes")
     parser.add_argument("--caption-column", metavar="NAME", help="the table's column of captions")
+    parser.add_argument(
+        "--retrieval-caption-column",
+        metavar="NAME",
+        help="the column that search compares with prompts, if another (OpenVid-1M: motion_caption)",
+    )
     add_encoder_options(parser)
     add_device_option(parser)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, metavar="N", help="decoding processes")
@@ -51,6 +56,12 @@ def run(arguments: argparse.Namespace) -> None:
     if "://" not in arguments.source and not Path(arguments.source).exists():
         raise MotionRAGError(f"{arguments.source}: no such file or folder")
     shelf = open_shelf(arguments.source)
+    for name in ("caption_column", "retrieval_caption_column"):
+        if shelf is not None and getattr(arguments, name) is not None:
+            raise MotionRAGError(
+                f"--{name.replace('_', '-')}: {arguments.source} is a database, which has its captions already; "
+                "name the table of its videos instead"
+            )
     if shelf is not None and _same_place(arguments.source, arguments.db):
         raise MotionRAGError(f"{arguments.db}: is the source itself; --db wants another database")
     with ingest_progress() as progress:
@@ -71,7 +82,11 @@ def _from_videos(arguments: argparse.Namespace, progress: Progress) -> tuple[Mot
     from motionrag.retrieval.store import MotionDatabase
     from motionrag.retrieval.worker import Splitting
 
-    jobs = read_jobs(Path(arguments.source), caption_column=arguments.caption_column)
+    jobs = read_jobs(
+        Path(arguments.source),
+        caption_column=arguments.caption_column,
+        retrieval_caption_column=arguments.retrieval_caption_column,
+    )
     made = MotionDatabase.settings_of(arguments.db)
     encoders = chosen_encoders(arguments, made)
     database = MotionDatabase.create(arguments.db, encoders.settings)
@@ -110,7 +125,7 @@ def _from_shelf(
         )
         settings = replace(
             shelf.settings,
-            text=caption.text.info,
+            text=caption.info,
             caption_method=method_fingerprint(),
             text_width=caption.width,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -32,11 +33,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECTION.KEY=VALUE",
         help="override a setting of the recipe, say train.steps=2000; may be repeated",
     )
+    parser.add_argument(
+        "--retrieval-caption-column",
+        metavar="NAME",
+        help="column of the recipe's videos that finds references, if another than the captions' (motion_caption)",
+    )
     parser.add_argument("--device", help="where to train, cpu, cuda, cuda:1, mps (default: the best there is)")
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Train, and say where the results are; or say how much memory it would take."""
+    if arguments.retrieval_caption_column is not None:
+        arguments.set.append(f"data.retrieval_caption_column={json.dumps(arguments.retrieval_caption_column)}")
     if arguments.estimate:
         _estimate(arguments.recipe, arguments.set)
         return

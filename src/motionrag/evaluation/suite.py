@@ -51,6 +51,8 @@ class VideoClips:
     """A folder or table, as `motionrag ingest` takes it."""
     count: int | None = None
     """Clips, spread evenly over the source; None takes all."""
+    retrieval_caption_column: str | None = None
+    """Column that finds a clip's references, where it is not that of the captions: OpenVid-1M's `motion_caption`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,8 @@ class Asked:
 
     prompts: list[str]
     """A caption of each."""
+    queries: list[str]
+    """What finds the references of each: its caption too, unless the source has another text for that."""
     sources: list[str]
     """Their videos, which must not be among the references; empty for simulated ones."""
     groups: list[str]
@@ -89,19 +91,23 @@ def asked(targets: Targets, sampling: Sampling) -> Asked:
         clips = held_out(synth.group, synth.count, synth.seed, size=sampling.height, frames=sampling.frames)
         return Asked(
             prompts=clips.prompts,
+            queries=clips.prompts,
             sources=[],
             groups=list(clips.clips.family),
             sampling=sampling,
             simulated=clips,
         )
     assert targets.videos is not None
-    jobs = [job for job in read_jobs(Path(targets.videos.source)) if job.fault is None and job.caption]
+    column = targets.videos.retrieval_caption_column
+    jobs = read_jobs(Path(targets.videos.source), retrieval_caption_column=column)
+    jobs = [job for job in jobs if job.fault is None and job.caption]
     if not jobs:
         raise MotionRAGError(f"{targets.videos.source}: has no captioned clip that can be used")
     count = min(targets.videos.count or len(jobs), len(jobs))
     jobs = [jobs[i * len(jobs) // count] for i in range(count)]
     return Asked(
         prompts=[job.caption for job in jobs],
+        queries=[job.compared for job in jobs],
         sources=[job.video for job in jobs],
         groups=[],
         sampling=sampling,

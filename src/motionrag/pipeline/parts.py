@@ -9,7 +9,7 @@ import pyarrow as pa
 import torch
 
 from motionrag import checkpoint
-from motionrag.encoders import EncoderInfo, load_appearance_encoder, load_motion_encoder, load_text_encoder
+from motionrag.encoders import EncoderInfo, load_appearance_encoder, load_motion_encoder
 from motionrag.errors import MotionRAGError
 from motionrag.models.bundle import MotionBundle
 from motionrag.pipeline.result import RecordedReference
@@ -18,7 +18,7 @@ from motionrag.retrieval.lance import any_of
 from motionrag.retrieval.schema import RECORD_COLUMNS, array_of, record_of
 from motionrag.retrieval.search import Retriever
 from motionrag.retrieval.store import MotionDatabase
-from motionrag.retrieval.vectors import CaptionEncoder
+from motionrag.retrieval.vectors import load_caption_encoder
 from motionrag.types import Reference
 
 KINDS = ("motion", "appearance")
@@ -37,7 +37,7 @@ def load_retriever(db: str, bundle: str, device: str) -> Retriever:
     """
     database = MotionDatabase.open(embedded("database") if db == EMBEDDED else db)
     text = database.settings.text
-    caption = CaptionEncoder(load_text_encoder(text.model, revision=text.revision, device=device))
+    caption = load_caption_encoder(text.model, revision=text.revision, device=device)
     made = {kind: _model(database, kind, bundle) for kind in KINDS}
     motion = load_motion_encoder(made["motion"][0], revision=made["motion"][1], device=device)
     appearance = load_appearance_encoder(made["appearance"][0], revision=made["appearance"][1], device=device)
@@ -113,7 +113,7 @@ def recorded_references(database: MotionDatabase, recorded: Sequence[RecordedRef
         MotionRAGError: If the database lacks one.
     """
     shapes = {name: shape for name, shape in database.settings.arrays().items() if name.endswith("_tokens")}
-    columns = [*RECORD_COLUMNS, *database.metadata_columns]
+    columns = list(dict.fromkeys([*RECORD_COLUMNS, *database.told_columns]))
     found: dict[str, Reference] = {}
     order = {reference.id: rank for rank, reference in enumerate(recorded)}
     for condition in any_of("id", list(order)):

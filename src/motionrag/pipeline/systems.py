@@ -17,13 +17,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from motionrag import checkpoint
+from motionrag.encoders import TextEncoder, load_text_encoder
 from motionrag.errors import MotionRAGError
 from motionrag.evaluation.suite import Suite, System
 from motionrag.evaluation.targets import Asked, asked
 from motionrag.pipeline.parts import recorded_references
 from motionrag.pipeline.rag import MotionRAG
 from motionrag.pipeline.result import RecordedReference
-from motionrag.retrieval.schema import array_of
+from motionrag.retrieval.schema import RETRIEVAL_CAPTION, array_of
 from motionrag.retrieval.search import FLOOR, Retriever
 from motionrag.types import Reference
 
@@ -52,6 +53,7 @@ class Systems:
         """The clips."""
         steering = {**rag.bundle.adapter.state_dict(), "no motion": rag.null}
         self._steering = checkpoint.fingerprint(steering, asdict(rag.bundle.adapter.config))
+        self._plain: TextEncoder | None = None
         self._words: dict[str, tuple[list[dict[str, Any]], NDArray[np.float32]]] = {}
 
     def seed(self, number: int) -> int:
@@ -65,7 +67,7 @@ class Systems:
         retriever = self.retrievers[system.database]
         found = []
         for number in numbers:
-            prompt, exclude = self.asked.prompts[number], self.asked.sources[number : number + 1]
+            prompt, exclude = self.asked.queries[number], self.asked.sources[number : number + 1]
             if system.search == "motion":
                 query = retriever.query(prompt)
                 found.append(retriever.search(query, system.references, exclude=exclude, tokens=True))
@@ -113,7 +115,7 @@ class Systems:
     def _others(self, retriever: Retriever, system: System, number: int, exclude: set[str]) -> list[Reference]:
         """References at random, or by the caption as a whole; those as irrelevant as a search leaves out are too."""
         rows, vectors = self._all(system.database)
-        wanted = retriever.query(self.asked.prompts[number]).text
+        wanted = retriever.query(self.asked.queries[number]).text
         assert wanted is not None
         if system.search == "random":
             order = np.random.default_rng(self.seed(number)).permutation(len(rows))
@@ -123,8 +125,7 @@ class Systems:
             chosen = [(rows[i], s) for i, s in zip(order, scores, strict=True) if s >= FLOOR]
         else:
             whole = self._whole(system.database)
-            text = retriever.caption.text  # type: ignore[union-attr]
-            scores = whole @ text.encode([self.asked.prompts[number]])[0]
+            scores = whole @ self._text(retriever).encode([self.asked.queries[number]])[0]
             chosen = [(rows[i], scores[i]) for i in np.argsort(-scores, kind="stable")]
         kept = [(row, score) for row, score in chosen if row["video"] not in exclude][: system.references]
         return recorded_references(retriever.database, [_recorded(row, float(score)) for row, score in kept])
@@ -133,12 +134,13 @@ class Systems:
         """All rows of a database, and the vectors that it keeps of their captions."""
         if database not in self._words:
             kept = self.retrievers[database].database
-            parts = list(kept.scan([*RECORDED, "text_vector"]))
+            told = [*RECORDED, *({RETRIEVAL_CAPTION} & set(kept.schema.names))]
+            parts = list(kept.scan([*told, "text_vector"]))
             if not parts:
                 raise MotionRAGError(f"{kept.uri}: holds no clips")
             table = pa.concat_tables(parts).sort_by("id")
             vectors = array_of(table, "text_vector", (kept.settings.text_width,)).astype(np.float32)
-            self._words[database] = table.select(RECORDED).to_pylist(), vectors
+            self._words[database] = table.select(told).to_pylist(), vectors
         return self._words[database]
 
     def _whole(self, database: str) -> NDArray[np.float32]:
@@ -146,9 +148,16 @@ class Systems:
         name = f"whole {database}"
         if name not in self._words:
             rows, _ = self._all(database)
-            text = self.retrievers[database].caption.text  # type: ignore[union-attr]
-            self._words[name] = rows, text.encode([row["caption"] for row in rows])
+            text = self._text(self.retrievers[database])
+            self._words[name] = rows, text.encode([row.get(RETRIEVAL_CAPTION) or row["caption"] for row in rows])
         return self._words[name][1]
+
+    def _text(self, retriever: Retriever) -> TextEncoder:
+        """A plain sentence encoder: the user's, or MiniLM as it comes."""
+        own = retriever.caption.own if retriever.caption is not None else None
+        if own is None and self._plain is None:
+            self._plain = load_text_encoder(device=str(self.rag.device))
+        return own or self._plain  # type: ignore[return-value]
 
 
 def _recorded(row: Mapping[str, Any], score: float) -> RecordedReference:

@@ -10,12 +10,14 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from motionrag.retrieval.encoding import ClipEncoders
 from motionrag.retrieval.failures import Failure, retrial
 from motionrag.retrieval.known import Known, Row, stamp
 from motionrag.retrieval.lance import quoted
 from motionrag.retrieval.pool import DecodePool
-from motionrag.retrieval.schema import ClipRow
+from motionrag.retrieval.schema import RETRIEVAL_CAPTION, ClipRow
 from motionrag.retrieval.sources import COLLECTION, Job, as_type, column_types
 from motionrag.retrieval.store import MotionDatabase
 from motionrag.retrieval.worker import Decoded, Refused, Splitting, Task, span_text
@@ -141,9 +143,13 @@ class _Ingest:
         self.failures = [
             Failure.of(job, job.fault, *stamp(job.video), None) for job in jobs if job.fault is not None
         ]
-        database.ensure_columns(column_types(jobs))
+        types = column_types(jobs)
+        two = any(job.retrieval_caption for job in jobs)
+        database.ensure_columns({**types, RETRIEVAL_CAPTION: pa.string()} if two else types)
         database.release(self._mended(jobs))
-        self.types = {name: database.column_type(name) for name in column_types(jobs)}
+        self.types = {name: database.column_type(name) for name in types}
+        self.captions = ["caption", RETRIEVAL_CAPTION] if two else ["caption"]
+        """The source's captions; a database keeps its retrieval captions where a source has none."""
         self.known = Known(database)
         self.decoded: list[tuple[Job, Decoded]] = []
         self.rows: list[ClipRow] = []
@@ -232,20 +238,20 @@ class _Ingest:
         self.report.unchanged = max(0, self.report.unchanged - len(changed))
 
     def _differs(self, row: Row, job: Job) -> bool:
-        said = {**self._columns(job), "caption": job.caption}
+        said = {**self._columns(job), **{name: getattr(job, name) for name in self.captions}}
         return any(row.said.get(name) != value for name, value in said.items())
 
     def _correct(self, changed: Sequence[tuple[str, Job]]) -> None:
         for start in range(0, len(changed), COMMIT_CLIPS):
             part = changed[start : start + COMMIT_CLIPS]
-            captions = [job.caption for _, job in part]
+            compared = [job.compared for _, job in part]
             self.database.update(
                 [key for key, _ in part],
                 {
-                    "caption": captions,
+                    **{name: [getattr(job, name) for _, job in part] for name in self.captions},
                     **{name: [self._columns(job)[name] for _, job in part] for name in self.types},
                 },
-                {"text_vector": self.encoders.caption.encode(captions)},
+                {"text_vector": self.encoders.caption.encode(compared)},
             )
         self.report.updated += len(changed)
 
@@ -297,7 +303,7 @@ class _Ingest:
     def _encode(self) -> None:
         begin = time.perf_counter()
         arrays = self.encoders.encode_clips([answer.prepared for _, answer in self.decoded])
-        texts = self.encoders.caption.encode([job.caption for job, _ in self.decoded])
+        texts = self.encoders.caption.encode([job.compared for job, _ in self.decoded])
         for (job, answer), made, text in zip(self.decoded, arrays, texts, strict=True):
             self.rows.append(self._row(job, answer, {**made, "text_vector": text, "signature": answer.signature}))
         self.decoded = []
@@ -313,6 +319,7 @@ class _Ingest:
             end_s=answer.end_s,
             caption=job.caption,
             content_hash=digest,
+            retrieval_caption=job.retrieval_caption,
             metadata=self._columns(job),
         )
         whole = self.splitting is None or job.span != "whole"

@@ -22,7 +22,7 @@ class Row(NamedTuple):
     content_hash: str
     stamp: tuple[int, int]
     said: Mapping[str, Any]
-    """Its caption and the source's own columns."""
+    """Its captions and the source's own columns."""
 
     def made_of(self, job: Job) -> bool:
         """Whether it is the part that a source's row names, or one of the parts that its video was split into."""
@@ -42,7 +42,7 @@ class Known:
     """The clips and failures of a database when an ingest began."""
 
     def __init__(self, database: MotionDatabase) -> None:
-        said = ["caption", *database.metadata_columns]
+        said = database.told_columns
         columns = ["id", "video", "span", "split", "content_hash", "file_size", "file_mtime_ns", *said]
         self._paths: defaultdict[str, list[Row]] = defaultdict(list)
         self._contents: defaultdict[str, list[Row]] = defaultdict(list)

@@ -15,7 +15,15 @@ import pyarrow.parquet as pq
 from motionrag.errors import MotionRAGError
 from motionrag.retrieval.ingest import IngestReport, Progress
 from motionrag.retrieval.lance import is_remote
-from motionrag.retrieval.schema import OWN_COLUMNS, SETTINGS_KEY, ClipRow, DatabaseSettings, array_of, record_of
+from motionrag.retrieval.schema import (
+    OWN_COLUMNS,
+    RETRIEVAL_CAPTION,
+    SETTINGS_KEY,
+    ClipRow,
+    DatabaseSettings,
+    array_of,
+    record_of,
+)
 from motionrag.retrieval.sources import Job
 from motionrag.retrieval.store import CLIPS, MotionDatabase
 from motionrag.retrieval.vectors import CaptionEncoder
@@ -118,10 +126,11 @@ def take_over(
     encode = database.settings.difference(shelf.settings) is not None
     report, began = IngestReport(total=shelf.rows), time.monotonic()
     for part in shelf.batches():
-        database.ensure_columns({f.name: f.type for f in part.schema if f.name not in OWN_COLUMNS})
+        taken = [f for f in part.schema if f.name not in OWN_COLUMNS or f.name == RETRIEVAL_CAPTION]
+        database.ensure_columns({f.name: f.type for f in taken})
         rows = _clip_rows(part, shelf.settings, shelf.home)
         if encode:
-            vectors = caption.encode([row.record.caption for row in rows])
+            vectors = caption.encode([row.record.compared for row in rows])
             pairs = zip(rows, vectors, strict=True)
             rows = [replace(row, arrays={**row.arrays, "text_vector": vector}) for row, vector in pairs]
         added, duplicates = database.add(rows)
@@ -150,6 +159,7 @@ def jobs_of(shelf: Shelf) -> list[Job]:
                     caption=row["caption"],
                     start_s=None if whole else float(start),
                     end_s=None if whole or not end else float(end),
+                    retrieval_caption=row.get(RETRIEVAL_CAPTION),
                     metadata=dict(record_of(row).metadata),
                 )
             )

@@ -117,7 +117,7 @@ class DatabaseSettings:
             if (mine and mine.fingerprint) != (theirs and theirs.fingerprint):
                 return f"{name.replace('_', ' ')}: {_name(mine)} against {_name(theirs)}"
         if self.caption_method != other.caption_method:
-            return "captions: another version of the motion lexicon"
+            return "captions: read by another version of the caption encoder"
         return None if self.features == other.features else "features: kept in one, not in the other"
 
 
@@ -151,9 +151,12 @@ def clip_schema(settings: DatabaseSettings) -> pa.Schema:
 
 
 RECORD_COLUMNS = ("id", "video", "start_s", "end_s", "caption", "content_hash", "duplicate_of")
+RETRIEVAL_CAPTION = "retrieval_caption"
+"""Column that is there once a source has brought captions for search alone."""
 OWN_COLUMNS = frozenset(
     {
         *RECORD_COLUMNS,
+        RETRIEVAL_CAPTION,
         *("span", "split", "file_size", "file_mtime_ns", "bands", "signature", "text_vector"),
         *(f"{kind}_{what}" for kind in ("motion", "appearance") for what in ("vector", "tokens", "features")),
     }
@@ -190,7 +193,7 @@ def _column(rows: Sequence[ClipRow], column: pa.Field) -> pa.Array:
     if pa.types.is_fixed_size_list(column.type):
         flat = np.stack([np.asarray(row.arrays[name], dtype=np.float16).reshape(-1) for row in rows])
         return pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), type=column.type)
-    if name in RECORD_COLUMNS:
+    if name in (*RECORD_COLUMNS, RETRIEVAL_CAPTION):
         return pa.array([getattr(row.record, name) for row in rows], type=column.type)
     if name in OWN_COLUMNS:
         return pa.array([getattr(row, name) for row in rows], type=column.type)
@@ -206,7 +209,7 @@ def record_of(row: Mapping[str, Any], home: str = "") -> ClipRecord:
             handed on with its videos.
     """
     metadata = {name: value for name, value in row.items() if name not in OWN_COLUMNS and not name.startswith("_")}
-    columns = {name: row[name] for name in RECORD_COLUMNS}
+    columns: dict[str, Any] = {name: row.get(name) for name in (*RECORD_COLUMNS, RETRIEVAL_CAPTION)}
     return ClipRecord(**{**columns, "video": os.path.join(home, row["video"])}, metadata=metadata)
 
 

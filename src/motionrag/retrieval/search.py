@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from motionrag.encoders import EncoderInfo, VideoEncoder
+    from motionrag.encoders.motion_text import Part
     from motionrag.retrieval.vectors import CaptionEncoder
 
 FLOOR = 0.5  # of the text score: below it a clip says nothing of the prompt (benchmarks/README.md)
@@ -96,12 +97,12 @@ class Retriever:
         Raises:
             MotionRAGError: If there is no database, or it keeps no such vectors.
         """
-        from motionrag.encoders import load_appearance_encoder, load_motion_encoder, load_text_encoder
-        from motionrag.retrieval.vectors import CaptionEncoder
+        from motionrag.encoders import load_appearance_encoder, load_motion_encoder
+        from motionrag.retrieval.vectors import load_caption_encoder
 
         database = MotionDatabase.open(uri)
         text = database.settings.text
-        caption = CaptionEncoder(load_text_encoder(text.model, revision=text.revision, device=device))
+        caption = load_caption_encoder(text.model, revision=text.revision, device=device)
         loaded: dict[str, VideoEncoder] = {}
         for kind, wanted in (("motion", motion), ("appearance", appearance)):
             if wanted:
@@ -127,8 +128,6 @@ class Retriever:
             raise MotionRAGError("a query is either a prompt or a clip")
         if prompt is not None and not prompt.strip():
             raise MotionRAGError("the prompt is empty; say what shall move, and how")
-        if prompt is not None and any("\ud800" <= letter <= "\udfff" for letter in prompt):
-            raise MotionRAGError("the prompt is no valid text: it holds half a character")
         text = motion = own = appearance = None
         if prompt is not None:
             text = self._encoder(self.caption, "text").encode([prompt])[0]
@@ -138,6 +137,15 @@ class Retriever:
         if image is not None:
             appearance = _vector(self._encoder(self.appearance, "appearance"), image[None])
         return Query(text=text, motion=motion, appearance=appearance, own=own)
+
+    def explain(self, prompt: str, references: Sequence[Reference]) -> list[list[Part]]:
+        """What each sentence of the references' captions adds to their similarity to a prompt.
+
+        Raises:
+            MotionRAGError: If there is no caption encoder, or the prompt is empty.
+        """
+        caption: CaptionEncoder = self._encoder(self.caption, "text")
+        return caption.explain([reference.record.compared for reference in references], prompt)
 
     def _encoder(self, encoder: Any, kind: str) -> Any:
         if encoder is not None:
@@ -242,7 +250,8 @@ class Retriever:
             )
         if not chosen:
             return []
-        light = [name for name in RECORD_COLUMNS if name not in chosen[0].row] + self.database.metadata_columns
+        told = dict.fromkeys([*RECORD_COLUMNS, *self.database.told_columns])
+        light = [name for name in told if name not in chosen[0].row]
         wanted = list(shapes) if tokens else []
         table: pa.Table = self.database.take([item.row["_rowid"] for item in chosen], [*light, *wanted])
         arrays = {name: array_of(table, name, shapes[name]) for name in wanted}
@@ -274,17 +283,17 @@ def check_caption_encoder(database: MotionDatabase, caption: CaptionEncoder) -> 
     """
     from motionrag.retrieval.vectors import method_fingerprint
 
-    made, mine = database.settings.text, caption.text.info
+    made, mine = database.settings.text, caption.info
+    if database.settings.caption_method != method_fingerprint():
+        raise MotionRAGError(
+            f"{database.uri}: its captions were encoded by another version of the caption encoder; encode them "
+            f"again, without decoding any video: `motionrag ingest {database.uri} --db NEW`"
+        )
     if made.fingerprint != mine.fingerprint:
         raise MotionRAGError(
             f"{database.uri}: its captions were encoded by {made.model} ({made.dimension} wide, "
             f"{made.fingerprint[:8]}), the query by {mine.model} ({mine.dimension} wide, {mine.fingerprint[:8]}); "
             f"use that encoder, or encode them anew: `motionrag ingest {database.uri} --db NEW --text {mine.model}`"
-        )
-    if database.settings.caption_method != method_fingerprint():
-        raise MotionRAGError(
-            f"{database.uri}: its captions were read with another version of the motion lexicon; read them anew, "
-            f"without decoding any video: `motionrag ingest {database.uri} --db NEW`"
         )
 
 

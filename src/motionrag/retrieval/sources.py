@@ -33,7 +33,7 @@ from motionrag.retrieval.worker import span_text
 CAPTION_FILES = tuple(f"captions{suffix}" for suffix in TABLE_SUFFIXES)
 NAMES = {  # our word for a column -> the names it goes by, most telling first; upper or lower case
     "video": ("video", "video_path", "path", "file_name", "filename", "file", "clip", "video_file", "video_name"),
-    "caption": ("caption", "text", "prompt", "description", "name", "label"),
+    "caption": ("caption", "text", "prompt", "description", "llm_caption", "name", "label"),
     "start": ("start_s", "start", "start_time", "start_sec", "start_second", "begin"),
     "end": ("end_s", "end", "end_time", "end_sec", "end_second", "stop"),
 }
@@ -53,6 +53,8 @@ class Job:
     """First second of the part; None for the whole video."""
     end_s: float | None = None
     """End of the part; None for the end of the video."""
+    retrieval_caption: str | None = None
+    """What search compares in place of `caption`, where the source has a column for it."""
     metadata: dict[str, Any] = field(default_factory=dict)
     """The row's other columns: text, int, float, bool or None."""
     fault: str | None = None
@@ -63,21 +65,36 @@ class Job:
         """The part as text: "whole" or "START-END"."""
         return span_text(self.start_s, self.end_s)
 
+    @property
+    def compared(self) -> str:
+        """The text that search compares with prompts."""
+        return self.retrieval_caption or self.caption
 
-def read_jobs(source: Path, *, caption_column: str | None = None) -> list[Job]:
+
+def read_jobs(
+    source: Path, *, caption_column: str | None = None, retrieval_caption_column: str | None = None
+) -> list[Job]:
     """All rows of a source, in order; those that cannot be used say why (`Job.fault`).
 
     Args:
         source: A folder with `captions.jsonl` (or .csv, .tsv, .parquet), or with a `.txt` beside each video; or such
             a table itself. Paths in it are relative to the folder it lies in.
         caption_column: The column to take captions from, where its name is not among the usual ones.
+        retrieval_caption_column: The column that search is to compare with prompts, where it is another one, as
+            OpenVid-1M's `motion_caption` is; a row in which it is empty is compared by its caption.
 
     Raises:
         MotionRAGError: If the source is missing, unreadable as a whole, empty, has no column of videos or captions,
             or is a folder whose subfolders are sources.
     """
     table = _caption_file(source)
-    jobs = list(_sidecars(source) if table is None else _jobs(table, read_table(table), caption_column))
+    asked = {"caption": caption_column, "retrieval": retrieval_caption_column}
+    if table is None and any(asked.values()):
+        name = next(name for name in asked.values() if name)
+        raise MotionRAGError(
+            f"{source}: holds no table, so there is no column {name!r}; its captions are .txt files"
+        )
+    jobs = list(_sidecars(source) if table is None else _jobs(table, read_table(table), asked))
     if not jobs:
         wanted = f"{', '.join(CAPTION_FILES[:2])} or videos with a .txt of the same name beside each"
         raise MotionRAGError(f"{source}: holds no clips; wanted: {wanted}")
@@ -204,17 +221,17 @@ class _Columns:
         return found
 
 
-def _columns(table: Table, path: Path, caption_column: str | None) -> _Columns:
+def _columns(table: Table, path: Path, asked: Mapping[str, str | None]) -> _Columns:
     folded: dict[str, list[str]] = {}
     for column in table.columns:
         folded.setdefault(_folded(column), []).append(column)
     roles = {word: next((folded[name] for name in names if name in folded), []) for word, names in NAMES.items()}
     has = f"it has {', '.join(map(repr, table.columns[:20]))}"
-    if caption_column is not None:
-        exact = [caption_column] if caption_column in table.columns else []
-        roles["caption"] = exact or folded.get(_folded(caption_column), [])
-        if not roles["caption"]:
-            raise MotionRAGError(f"{path}: has no column {caption_column!r}; {has}")
+    for word, wanted in asked.items():
+        if wanted is not None:
+            roles[word] = [wanted] if wanted in table.columns else folded.get(_folded(wanted), [])
+            if not roles[word]:
+                raise MotionRAGError(f"{path}: has no column {wanted!r}; {has}")
     for word, what in (("video", "names the video"), ("caption", "holds captions")):
         if not roles[word]:
             hint = "" if word == "video" else ", or the one that --caption-column names"
@@ -237,10 +254,10 @@ def _column_name(name: str) -> str:
     return f"source_{found}" if found in OWN_COLUMNS else found
 
 
-def _jobs(path: Path, table: Table, caption_column: str | None) -> Iterator[Job]:
+def _jobs(path: Path, table: Table, asked: Mapping[str, str | None]) -> Iterator[Job]:
     folder = path.parent.resolve()
     collection = escaped(folder.name if path.name.lower() in CAPTION_FILES else path.stem)
-    columns = _columns(table, path, caption_column) if table.columns else None
+    columns = _columns(table, path, asked) if table.columns else None
     for place, row in table.rows:
         fault = row if isinstance(row, str) else "is no object with columns"
         if columns is not None and not isinstance(row, str):
@@ -255,10 +272,10 @@ def _jobs(path: Path, table: Table, caption_column: str | None) -> Iterator[Job]
 
 def _job(row: Mapping[str, Any], columns: _Columns, folder: Path, place: str, collection: str) -> Job:
     used = columns.used(row)
-    values = {word: row[used[word]] if word in used else None for word in NAMES}
+    values = {word: row[used[word]] if word in used else None for word in (*NAMES, "retrieval")}
     name = _text(values["video"]).strip()
     video = _absolute(folder / name) if name else str(folder / place)
-    caption = " ".join(_caption(values["caption"]).split())
+    caption, compared = (" ".join(_caption(values[word]).split()) for word in ("caption", "retrieval"))
     times = {word: _seconds(values[word]) for word in ("start", "end")}
     wrong = next((value for value in times.values() if isinstance(value, str)), None)
     fault = None
@@ -266,12 +283,14 @@ def _job(row: Mapping[str, Any], columns: _Columns, folder: Path, place: str, co
         fault = "names no video"
     elif escaped(video) != video:
         fault = f"its video's path {NO_TEXT}"
-    elif isinstance(values["caption"], dict):
-        fault = "no caption: it is an object, not text"
+    elif objects := [word for word in ("caption", "retrieval") if isinstance(values[word], dict)]:
+        fault = f"no caption: column {used[objects[0]]!r} holds an object, not text"
     elif not caption:
         fault = "no caption"
     elif escaped(caption) != caption:
         fault = f"its caption {NO_TEXT}"
+    elif escaped(compared) != compared:
+        fault = f"its retrieval caption {NO_TEXT}"
     elif wrong is not None:
         fault = wrong
     start, end = (None if wrong is not None or isinstance(value, str) else value for value in times.values())
@@ -280,6 +299,7 @@ def _job(row: Mapping[str, Any], columns: _Columns, folder: Path, place: str, co
         caption=escaped(caption),
         start_s=start,
         end_s=end,
+        retrieval_caption=escaped(compared) or None,
         metadata=columns.metadata(row, used.values(), collection),
         fault=f"{place}: {fault}" if fault is not None else None,
     )

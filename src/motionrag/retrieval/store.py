@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -30,8 +29,10 @@ from motionrag.retrieval.lance import (
     quoted,
     table_names,
 )
+from motionrag.retrieval.nearest import Nearest
 from motionrag.retrieval.schema import (
     OWN_COLUMNS,
+    RETRIEVAL_CAPTION,
     ClipRow,
     DatabaseSettings,
     clip_schema,
@@ -43,10 +44,6 @@ if TYPE_CHECKING:
 
 CLIPS, QUARANTINE = "clips", "quarantine"
 REFRESH_S = 5.0
-PROBES = 32  # partitions of the index looked into: see benchmarks/README.md for these
-REFINE = 10  # candidates compared exactly, as a multiple of those wanted
-AHEAD = 6  # as many times the rows wanted are fetched before a condition is applied
-COMPARE_ALL = 2_000  # rows that are all compared, if a condition leaves no more
 
 
 class MotionDatabase:
@@ -59,7 +56,7 @@ class MotionDatabase:
         self._refreshed = time.monotonic()
         self.settings = DatabaseSettings.from_metadata(clips.schema.metadata, uri)
         """What its contents were made with."""
-        self._index_version, self._index_columns = -1, frozenset[str]()
+        self._nearest = Nearest(clips)
 
     @classmethod
     def open(cls, uri: str | Path) -> MotionDatabase:
@@ -155,6 +152,12 @@ class MotionDatabase:
         return [name for name in self.schema.names if name not in OWN_COLUMNS]
 
     @property
+    def told_columns(self) -> list[str]:
+        """Names of the columns that a source tells of a clip: its captions, and the source's own columns."""
+        captions = [name for name in ("caption", RETRIEVAL_CAPTION) if name in self.schema.names]
+        return [*captions, *self.metadata_columns]
+
+    @property
     def light_columns(self) -> list[str]:
         """Names of all columns but vectors, tokens and features."""
         return [field.name for field in self._clips.schema if not pa.types.is_fixed_size_list(field.type)]
@@ -214,41 +217,10 @@ class MotionDatabase:
             columns: What to fetch of them, beside `_rowid`.
             exact: Compare with every row, without the index.
         """
-
-        def query(count: int) -> Any:
-            found = self._clips.search(np.asarray(vector, dtype=np.float16), vector_column_name=column)
-            return found.distance_type("cosine").select(["_distance"]).with_row_id(True).limit(count)
-
-        found = self._found(query, column, limit, where, exact)
+        with explained(self.uri, where, self.light_columns):
+            found = self._nearest.rows(column, vector, limit, where=where, exact=exact)
         taken = self.take(found.column("_rowid").to_pylist(), columns)
         return taken.append_column("_distance", found.column("_distance"))
-
-    def _found(
-        self, query: Callable[[int], Any], column: str, limit: int, where: str | None, exact: bool
-    ) -> pa.Table:
-        """Row ids and distances, by the way that is quickest for the condition; columns are fetched after."""
-        with explained(self.uri, where, self.light_columns):
-            if exact or column not in self._indexed():
-                every = query(limit).bypass_vector_index()
-                return (every.where(where, prefilter=True) if where else every).to_arrow()
-            if where is None:
-                return query(limit).nprobes(PROBES).refine_factor(REFINE).to_arrow()
-            # Most conditions leave enough of the nearest: far quicker than to apply them to all rows first.
-            near = query(AHEAD * limit).nprobes(PROBES).refine_factor(2).where(where, prefilter=False).to_arrow()
-            if near.num_rows >= limit:
-                return near.slice(0, limit)
-            left = self.count(where)
-            allowed = query(limit).where(where, prefilter=True)
-            if left <= COMPARE_ALL:
-                return allowed.bypass_vector_index().to_arrow()
-            return allowed.nprobes(math.ceil(PROBES * self.count() / left)).refine_factor(5 * REFINE).to_arrow()
-
-    def _indexed(self) -> frozenset[str]:
-        """Columns with an index, looked up once for each version that this handle sees."""
-        version = self._clips.version
-        if self._index_version != version:
-            self._index_version, self._index_columns = version, frozenset(self.indices())
-        return self._index_columns
 
     def take(self, row_ids: Sequence[int], columns: Sequence[str]) -> pa.Table:
         """Rows by the `_rowid` that `nearest` gave, in that order."""

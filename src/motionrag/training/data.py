@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from motionrag.encoders import load_appearance_encoder, load_motion_encoder, load_text_encoder
+from motionrag.encoders import load_appearance_encoder, load_motion_encoder
 from motionrag.errors import MotionRAGError
 from motionrag.training.cache import Cache, Maker, Report, build
 from motionrag.training.conditioning import Conditioning
@@ -31,6 +31,8 @@ class DataSettings:
     """Of clips; none takes the cache as it is."""
     captions: int = 1
     """Captions of each clip that prompts are made of; clips with fewer repeat theirs."""
+    retrieval_caption_column: str | None = None
+    """Column of tables of videos that finds references, where it is not the captions': `motion_caption`."""
     motion_encoder: str | None = None
     """Folder or hub id; adds its features of each clip."""
     appearance_encoder: str | None = None
@@ -43,6 +45,13 @@ class DataSettings:
     """In pixels; None for what the base makes."""
     width: int | None = None
     """Likewise."""
+
+    def __post_init__(self) -> None:
+        column = self.retrieval_caption_column
+        if column is not None and not any(source.videos for source in self.sources):
+            raise MotionRAGError(
+                f"retrieval_caption_column={column!r} names a column of videos, and no source is such"
+            )
 
     def sized(self, sampling: Sampling) -> Sampling:
         """The base's sampling with the sizes given here."""
@@ -76,7 +85,12 @@ def open_cache(
             raise MotionRAGError(
                 f"simulated clips are square, not {sampling.width}x{sampling.height}: set data.width and data.height"
             )
-        source = open_sources(settings.sources, frames=sampling.frames, size=sampling.height)
+        source = open_sources(
+            settings.sources,
+            frames=sampling.frames,
+            size=sampling.height,
+            retrieval_caption_column=settings.retrieval_caption_column,
+        )
         makers = conditioning.makers(sampling, settings.captions) if conditioning is not None else []
         cache = build(folder, source, [*makers, *feature_makers(settings, str(device))], report=report)
     else:
@@ -134,22 +148,23 @@ def device_of(encoder: Any) -> torch.device:
 
 
 def _search_makers(device: str) -> list[Maker]:
-    """Vectors of the first captions and signatures of the frames: what decides the order of references."""
-    from motionrag.retrieval.vectors import CaptionEncoder, method_fingerprint
+    """Vectors of the captions that search compares, and signatures of frames: what decides the references' order."""
+    from motionrag.retrieval.vectors import load_caption_encoder, method_fingerprint
     from motionrag.video import pick, signature
 
-    text = load_text_encoder(device=device)
-    encoder = CaptionEncoder(text)
+    encoder = load_caption_encoder(device=device)
 
     def vectors(clips: Clips) -> Tensor:
-        return torch.from_numpy(encoder.encode([row["captions"][0] for row in clips.rows]))
+        return torch.from_numpy(
+            encoder.encode([row.get("retrieval_caption") or row["captions"][0] for row in clips.rows])
+        )
 
     def signatures(clips: Clips) -> Tensor:
         made = [signature(frames[pick(len(frames), 16)])[0] for frames in clips.frames]
         return torch.from_numpy(np.stack(made))
 
     return [
-        Maker(name="caption", fingerprint=digest(text.info.fingerprint, method_fingerprint()), make=vectors),
+        Maker(name="caption", fingerprint=digest(encoder.info.fingerprint, method_fingerprint()), make=vectors),
         Maker(name="signature", fingerprint=digest("signature 1"), make=signatures),
     ]
 

@@ -20,6 +20,7 @@ TASKS = {
     "context": "motionrag.training.context:ContextTask",
     "joint": "motionrag.training.joint:JointTask",
     "families": "motionrag.training.families:FamiliesTask",
+    "captions": "motionrag.training.captions:CaptionsTask",
 }
 """Task name -> "module:Class"; the class has a `Settings` dataclass and is made by `cls(settings, device=...)`.
 

@@ -111,7 +111,7 @@ class VideoSource:
 
     def __init__(self, jobs: Sequence[Job], *, frames: int, threads: int = 4) -> None:
         self.jobs, self.frames, self.threads = jobs, frames, threads
-        self.fingerprint = _digest({"clips": [[job.video, job.span, job.caption] for job in jobs], "frames": frames})
+        self.fingerprint = _digest({"clips": [_told(job) for job in jobs], "frames": frames})
 
     def __len__(self) -> int:
         return len(self.jobs)
@@ -128,6 +128,7 @@ class VideoSource:
                     continue
                 plain = {name: value for name, value in job.metadata.items() if name not in ("captions", "video")}
                 clips.frames.append(frames)
+                plain |= {"retrieval_caption": job.retrieval_caption} if job.retrieval_caption else {}
                 clips.rows.append({"captions": [job.caption], "video": job.video, "span": job.span, **plain})
         return clips
 
@@ -169,28 +170,32 @@ class Joined:
         return clips
 
 
-def open_sources(settings: Sequence[SourceSettings], *, frames: int, size: int) -> Source:
+def open_sources(
+    settings: Sequence[SourceSettings], *, frames: int, size: int, retrieval_caption_column: str | None = None
+) -> Source:
     """The clips that settings name.
 
     Args:
         settings: Sources, in order.
         frames: T, frames of each clip.
         size: Side of simulated frames in pixels.
+        retrieval_caption_column: Of tables of videos, what finds references, where it is not the captions' column.
 
     Raises:
         MotionRAGError: If a source is missing or empty.
     """
-    sources = [_open(source, frames, size) for source in settings]
+    sources = [_open(source, frames, size, retrieval_caption_column) for source in settings]
     return sources[0] if len(sources) == 1 else Joined(sources)
 
 
-def _open(settings: SourceSettings, frames: int, size: int) -> Source:
+def _open(settings: SourceSettings, frames: int, size: int, column: str | None) -> Source:
     if settings.synth is not None:
         return SynthSource(settings.synth, frames=frames, size=size)
     if settings.videos is not None:
         from motionrag.retrieval.sources import read_jobs
 
-        return VideoSource(read_jobs(Path(settings.videos)), frames=frames)
+        jobs = read_jobs(Path(settings.videos), retrieval_caption_column=column)
+        return VideoSource(jobs, frames=frames)
     assert settings.database is not None
     return VideoSource(database_jobs(settings.database), frames=frames)
 
@@ -201,7 +206,7 @@ def database_jobs(uri: str) -> list[Job]:
     from motionrag.retrieval.store import MotionDatabase
 
     database = MotionDatabase.open(uri)
-    columns = ["id", "video", "start_s", "end_s", "caption", *database.metadata_columns]
+    columns = ["id", "video", "start_s", "end_s", *database.told_columns]
     rows = sorted(database.rows(columns, "duplicate_of IS NULL"), key=lambda row: str(row["id"]))
     return [
         Job(
@@ -209,10 +214,16 @@ def database_jobs(uri: str) -> list[Job]:
             caption=row["caption"],
             start_s=row["start_s"],
             end_s=row["end_s"],
+            retrieval_caption=row.get("retrieval_caption"),
             metadata={name: row[name] for name in ("id", *database.metadata_columns)},
         )
         for row in rows
     ]
+
+
+def _told(job: Job) -> list[str]:
+    """What of a clip decides what is computed of it."""
+    return [job.video, job.span, job.caption, *([job.retrieval_caption] if job.retrieval_caption else [])]
 
 
 def turned(captions: list[str], number: int) -> list[str]:
