@@ -4,7 +4,6 @@
     bm25     full-text search (LanceDB's)
     fusion   reciprocal rank fusion of the two
     ours     `CaptionEncoder`, what `motionrag search` uses
-    --text   `CaptionEncoder` with a user's own sentence-transformers model (here MiniLM again) beside it
 
 Sets of short captions, a query searching all others: precision@9.
 
@@ -168,8 +167,8 @@ def ranks(scores: np.ndarray) -> np.ndarray:
 
 
 def ways() -> dict[str, Way]:
-    plain, ours = load_text_encoder(), CaptionEncoder()
-    beside = CaptionEncoder(plain)
+    plain = load_text_encoder()
+    encoder = CaptionEncoder(plain)
 
     def dense(queries: list[str], captions: list[str]) -> np.ndarray:
         return plain.encode(queries) @ plain.encode(captions).T
@@ -177,10 +176,10 @@ def ways() -> dict[str, Way]:
     def fusion(queries: list[str], captions: list[str]) -> np.ndarray:
         return sum(1 / (60 + ranks(way(queries, captions))) for way in (dense, bm25))
 
-    def by(encoder: CaptionEncoder) -> Way:
-        return lambda queries, captions: encoder.encode(queries) @ encoder.encode(captions).T
+    def ours(queries: list[str], captions: list[str]) -> np.ndarray:
+        return encoder.encode(queries) @ encoder.encode(captions).T
 
-    return {"dense": dense, "bm25": bm25, "fusion": fusion, "ours": by(ours), "--text": by(beside)}
+    return {"dense": dense, "bm25": bm25, "fusion": fusion, "ours": ours}
 
 
 def measured(scores: np.ndarray, case: Case) -> dict[str, np.ndarray]:
@@ -283,7 +282,7 @@ def main() -> None:
         name: compare(name, case, chosen) for name, case in found.items() if name in (arguments.sets or found)
     }
     if not arguments.sets:
-        caption = CaptionEncoder()
+        caption = CaptionEncoder(load_text_encoder())
         captions = {name: case.base.texts for name, case in found.items()}
         report["floor"] = floor(caption, captions, arguments.data)
         print(json.dumps(report["floor"], indent=1))

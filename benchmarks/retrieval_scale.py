@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from motionrag.encoders import load_text_encoder
 from motionrag.encoders.protocols import EncoderInfo
 from motionrag.retrieval.schema import SIGNATURE_WIDTH, DatabaseSettings, TokenInfo
 from motionrag.retrieval.search import Query, Retriever
@@ -41,7 +42,7 @@ def settings(caption: CaptionEncoder, queries: int, width: int) -> DatabaseSetti
         return TokenInfo(bundle="synthetic", fingerprint=kind, queries=queries, width=width)
 
     return DatabaseSettings(
-        text=caption.info,
+        text=caption.text.info,
         caption_method=method_fingerprint(),
         text_width=caption.width,
         motion=info("motion"),
@@ -175,7 +176,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="use databases that are there, and leave them")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    caption = CaptionEncoder()
+    caption = CaptionEncoder(load_text_encoder())
     report: list[dict[str, Any]] = []
     for rows in arguments.rows:
         folder = arguments.folder / f"{rows}-{arguments.tokens[0]}x{arguments.tokens[1]}"

@@ -1,4 +1,4 @@
-"""The caption encoder: motion decides, wherever in a caption it is told; nothing is cut; explanations add up."""
+"""The caption encoder's network: texts of any length, nothing cut; explanations add up; weights in a byte each."""
 
 import numpy as np
 import pytest
@@ -6,16 +6,14 @@ import torch
 
 from motionrag import MotionRAGError
 from motionrag.encoders.motion_text import (
-    WINDOW,
     MotionText,
-    load_motion_text,
+    MotionTextEncoder,
     pack,
     tokenizer,
     unpack,
 )
 from motionrag.encoders.sentences import sentences
 from motionrag.encoders.text import minilm_folder
-from motionrag.registry import embedded
 
 SCENE = [
     "The video shows a whitewashed kitchen in the morning, with a red kettle on the stove and a cat on the sill.",
@@ -28,7 +26,8 @@ LONG = " ".join(f"Beside it hangs a small painting of a harbour in shade number 
 
 @pytest.fixture(scope="module")
 def encoder():
-    return load_motion_text()
+    """The network before any training: MiniLM, all tokens with equal weight."""
+    return MotionTextEncoder(MotionText(minilm_folder()).eval(), tokenizer())
 
 
 def test_vectors_have_length_one_and_do_not_depend_on_their_batch(encoder):
@@ -40,50 +39,6 @@ def test_vectors_have_length_one_and_do_not_depend_on_their_batch(encoder):
     assert encoder.encode([]).shape == (0, 384)
 
 
-@pytest.mark.parametrize(
-    ("prompt", "same", "other"),
-    [
-        ("open the drawer", "a nurse pulls the cupboard doors apart", "a nurse pushes the drawer shut"),
-        ("the camera zooms in on the garden", "Harbour at dusk, slow push closer", "the garden, zooming out"),
-        (
-            "a man sits down on a chair",
-            "The dog lowers its hindquarters to the floor.",
-            "a man gets up from a chair",
-        ),
-        ("water is poured into a cup", "tea streams from the pot", "someone drinks a cup of water"),
-    ],
-)
-def test_motion_decides_before_things(encoder, prompt, same, other):
-    wanted, near, far = encoder.encode([prompt, same, other])
-    assert wanted @ near > wanted @ far
-
-
-@pytest.mark.parametrize("place", range(len(SCENE) + 1))
-def test_motion_is_heard_wherever_it_is_told(encoder, place):
-    def caption(motion):
-        return " ".join([*SCENE[:place], motion, *SCENE[place:]])
-
-    prompts = encoder.encode(["somebody pours tea", "somebody opens a window"])
-    captions = encoder.encode(
-        [caption("She tips the pot and tea runs into a mug."), caption("She pushes the window open.")]
-    )
-    scores = prompts @ captions.T
-    assert scores[0, 0] > scores[0, 1]
-    assert scores[1, 1] > scores[1, 0]
-
-
-def test_nothing_is_cut_off_a_long_caption(encoder):
-    assert len(tokenizer().encode(LONG).ids) > 2 * WINDOW
-    pours, opens = (f"{LONG} {motion}" for motion in ("She pours tea into a mug.", "She pushes the window open."))
-    prompts, captions = (
-        encoder.encode(["somebody pours tea", "somebody opens a window"]),
-        encoder.encode([pours, opens]),
-    )
-    scores = prompts @ captions.T
-    assert scores[0, 0] > scores[0, 1] + 0.05
-    assert scores[1, 1] > scores[1, 0] + 0.05
-
-
 def test_an_explanation_adds_up_and_names_the_sentence(encoder):
     query = encoder.encode(["somebody pours tea"])[0]
     motion = "She tips the pot and tea runs into a mug."
@@ -92,7 +47,7 @@ def test_an_explanation_adds_up_and_names_the_sentence(encoder):
         assert "".join(part.text for part in parts) == text
         assert sum(part.share for part in parts) == pytest.approx(1, abs=1e-4)
         assert sum(part.score for part in parts) == pytest.approx(float(encoder.encode([text])[0] @ query), abs=1e-4)
-        assert motion not in text or max(parts, key=lambda part: part.score).text.strip() == motion
+        assert motion not in text or max(parts, key=lambda part: part.score / part.share).text.strip() == motion
 
 
 def test_what_cannot_be_encoded_is_refused(encoder):
@@ -114,8 +69,7 @@ def test_a_caption_of_a_hundred_thousand_words_is_encoded_and_explained_in_parts
     assert max(parts, key=lambda part: part.score).text.strip() == "A dog jumps over the fence."
 
 
-def test_the_weights_are_small_and_lie_within_a_step():
-    assert (embedded("captions") / "model.safetensors").stat().st_size < 12e6
+def test_packed_weights_lie_within_a_step():
     network = MotionText(minilm_folder())
     with torch.no_grad():
         for parameter in network.bert.encoder.layer[5].parameters():

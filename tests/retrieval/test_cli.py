@@ -7,8 +7,6 @@ import pytest
 from PIL import Image
 
 from motionrag.cli import main
-from motionrag.cli.search import _reasons
-from motionrag.encoders.motion_text import Part
 from tests.retrieval.corpus import CAPTIONS, make_corpus, read_captions, write_captions
 
 REFERENCE = {"rank", "score", "video", "start_s", "end_s", "caption", "id", "metadata"}
@@ -123,33 +121,6 @@ def test_search_as_table_and_json(run, made):
     assert {item["caption"] for item in found} == {"Open the lid of the red box", "Open the drawer of the desk"}
     assert found[0]["score"] >= found[1]["score"]
     assert found[0]["metadata"]["collection"] == "corpus"
-
-
-def test_explained(run, made):
-    """As a table, as JSON and of many queries; contributions add up to the score."""
-    command = ["search", "--db", made / "plain", "--explain", "-k", 1]
-    code, out, _ = run(*command, "open the box")
-    assert code == 0
-    assert "why" in out.splitlines()[0]
-    assert "+0." in out
-    (found,) = json.loads(run(*command, "open the box", "--json")[1])
-    assert set(found) == {*REFERENCE, "why"}
-    assert sum(part["score"] for part in found["why"]) == pytest.approx(found["score"], abs=2e-3)
-    queries = made / "explained.jsonl"
-    queries.write_text('{"prompt": "open the box"}\n')
-    assert json.loads(run(*command, "--queries", queries)[1])["references"] == [found]
-
-
-def test_reasons_name_the_best_and_the_worst_sentence():
-    parts = [
-        Part("It rains. ", 0.1, -0.05),
-        Part("She leaps. ", 0.6, 0.6),
-        Part("Sun.", 0.2, 0.01),
-        Part("Tea.", 0.1, 0.02),
-    ]
-    assert _reasons(parts) == "+0.60 She leaps.\n-0.05 It rains.\n+0.03 the other 2 sentences"
-    assert _reasons(parts[1:3]) == "+0.60 She leaps.\n+0.01 the other sentence"
-    assert _reasons(parts[1:2]) == "+0.60 She leaps."
 
 
 def test_search_finds_nothing_for_the_unknown(run, made):

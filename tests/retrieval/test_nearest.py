@@ -9,14 +9,18 @@ from lancedb.index import BTree, IvfRq
 from motionrag.retrieval import nearest
 from motionrag.retrieval.nearest import Nearest
 
-ROWS, WIDTH = 4000, 32
+ROWS, WIDTH = 4000, 256
+
+
+def clustered(count, seed):
+    """Vectors around forty centres, as captions' vectors are."""
+    centres, random = np.random.default_rng(9).standard_normal((40, WIDTH)), np.random.default_rng(seed)
+    return centres[random.integers(0, 40, count)] + 0.5 * random.standard_normal((count, WIDTH))
 
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    random = np.random.default_rng(0)
-    centres = random.standard_normal((40, WIDTH))
-    vectors = centres[random.integers(0, 40, ROWS)] + 0.5 * random.standard_normal((ROWS, WIDTH))
+    vectors = clustered(ROWS, seed=0)
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.astype(np.float16).reshape(-1)), WIDTH)
     data = pa.table({"lab": np.arange(ROWS) % 100, "text_vector": column})
     made = lancedb.connect(tmp_path_factory.mktemp("nearest")).create_table("clips", data)
@@ -27,7 +31,7 @@ def table(tmp_path_factory):
 
 @pytest.fixture
 def queries():
-    return np.random.default_rng(1).standard_normal((10, WIDTH)).astype(np.float32)
+    return clustered(10, seed=1).astype(np.float32)
 
 
 @pytest.mark.parametrize(

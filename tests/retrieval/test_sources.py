@@ -385,7 +385,7 @@ def test_parquet_captions_in_lists_and_objects(parquet):
     jobs = parquet(caption=[["", " ", "a cup", "b"], [], None])
     assert captions(jobs) == ["a cup"]
     assert faults(jobs) == ["x.parquet row 2: no caption", "x.parquet row 3: no caption"]
-    assert "it is an object" in parquet(caption=[{"en": "a cup"}])[0].fault
+    assert "holds an object, not text" in parquet(caption=[{"en": "a cup"}])[0].fault
 
 
 def test_a_parquet_file_cut_short_is_an_error(tmp_path):

@@ -64,7 +64,7 @@ def test_settings_survive_the_disk(full, encoders):
     [
         ({"motion": None, "motion_tokens": None}, "motion: .*videomae.* against none"),
         ({"features": True}, "features: kept in one"),
-        ({"caption_method": "0" * 64}, "another version of the caption encoder"),
+        ({"caption_method": "0" * 64}, "another version of the motion lexicon"),
     ],
 )
 def test_other_settings_are_refused_by_name(full, change, message):
@@ -119,12 +119,12 @@ def test_export_and_back_without_the_videos(full, encoders, tmp_path):
 
 
 def test_a_database_is_a_source_and_captions_are_encoded_anew(full, caption, tmp_path):
-    other = CaptionEncoder(OtherText(caption.motion))
-    settings = replace(full.settings, text=other.info, text_width=other.width)
+    other = CaptionEncoder(OtherText(caption.text))
+    settings = replace(full.settings, text=other.text.info)
     database = MotionDatabase.create(tmp_path / "db", settings)
     take_over(open_shelf(full.uri), database, other)
     part = next(database.scan(["caption", "text_vector"]))
-    vectors = array_of(part, "text_vector", (other.width,))
+    vectors = array_of(part, "text_vector", (caption.width,))
     np.testing.assert_allclose(vectors, other.encode(part.column("caption").to_pylist()), atol=1e-3)
     assert {row["id"] for row in database.rows(["id"])} == set(contents(full))
 

