@@ -284,6 +284,8 @@ def main() -> None:
     if not arguments.sets:
         caption = CaptionEncoder(load_text_encoder())
         captions = {name: case.base.texts for name, case in found.items()}
+        if "droid" in found:  # with the captions that are of no class
+            captions["droid"] = [row["caption"] for row in read(arguments.data / "droid" / "captions.jsonl")]
         report["floor"] = floor(caption, captions, arguments.data)
         print(json.dumps(report["floor"], indent=1))
         if "droid" in found:
