@@ -9,7 +9,7 @@ Sets of short captions, a query searching all others: precision@9.
 
     droid                 robot manipulation (shared/data/droid): the class is its `verb`, Put with Place and Pick
                           with Take, Other left out; a query's whole lab is left out of what is searched
-    blind_paraphrase      captions of droid told in other words, searched in droid without the lab of the source
+    blind_paraphrase      captions of droid in other words, searched in droid without the lab of the source
     blind_manipulation    hand-written captions of manipulation, 14 classes, the same objects in all of them
     blind_open            of anything: people, nature, the camera; 34 classes
 
@@ -238,7 +238,7 @@ def through_the_product(caption: CaptionEncoder, data: Path, queries: Texts) -> 
     return {**report, "references found above the floor": round(float(np.mean(found)), 2), "queries": len(found)}
 
 
-def floor(caption: CaptionEncoder, captions: dict[str, list[str]], data: Path) -> dict[str, Any]:
+def floor(caption: CaptionEncoder, found: dict[str, Case], captions: dict[str, list[str]]) -> dict[str, Any]:
     """Of prompts whose motion a set of captions has, how many find something; of others, how many find nothing."""
     prompts = {
         "blind_actions": [(row["prompt"], row["relevant"]) for row in read(DATA / "blind_actions_floor.jsonl")],
@@ -250,9 +250,8 @@ def floor(caption: CaptionEncoder, captions: dict[str, list[str]], data: Path) -
             for row in read(DATA / f"{name}.jsonl")
         ]
     for name in ("vbench2", "long_captions", "blind_opposites"):
-        if name in captions:
-            case = cases(data)[name]
-            prompts[name] = [(text, True) for text in case.queries.texts]
+        if name in found:
+            prompts[name] = [(text, True) for text in found[name].queries.texts]
     report: dict[str, Any] = {"floor": FLOOR}
     for name, asked in prompts.items():
         best = (caption.encode([text for text, _ in asked]) @ caption.encode(captions[name]).T).max(1)
@@ -286,7 +285,7 @@ def main() -> None:
         captions = {name: case.base.texts for name, case in found.items()}
         if "droid" in found:  # with the captions that are of no class
             captions["droid"] = [row["caption"] for row in read(arguments.data / "droid" / "captions.jsonl")]
-        report["floor"] = floor(caption, captions, arguments.data)
+        report["floor"] = floor(caption, found, captions)
         print(json.dumps(report["floor"], indent=1))
         if "droid" in found:
             report["product"] = through_the_product(caption, arguments.data, found["droid"].queries)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -106,6 +107,10 @@ def test_one_that_comes_later_is_added(table, caption, captions_only, tmp_path):
     assert (report.added, report.updated) == (0, 11)  # the last row has none
     report = ingest(read_jobs(table, caption_column="llm_caption"), database, captions_only)
     assert (report.added, report.updated) == (0, 0)  # a source without them takes none away
+    jobs = [replace(job, caption=f"{job.caption} Again.") for job in read_jobs(table, caption_column="llm_caption")]
+    assert ingest(jobs, database, captions_only).updated == 12
+    record = best(database, caption)
+    assert record.caption.endswith("Again.")  # and its vector is still that of the other
     assert best(database, caption).retrieval_caption == "Open the drawer of the desk"
 
 

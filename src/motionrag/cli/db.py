@@ -101,7 +101,7 @@ def _list(database: MotionDatabase, arguments: argparse.Namespace) -> None:
             raise MotionRAGError("--where filters clips, not those set aside")
         columns, rows = ["video", "span", "reason"], database.failures()
     else:
-        columns = ["id", "video", "start_s", "end_s", "duplicate_of", *database.told_columns]
+        columns = ["id", "video", "start_s", "end_s", "duplicate_of", *database.source_columns]
         rows = database.rows(columns, arguments.where, arguments.limit + 1 if arguments.limit else None)
     cut = arguments.limit and len(rows) > arguments.limit
     rows = rows[: arguments.limit] if cut else rows

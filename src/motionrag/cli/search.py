@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> None:
 def plain(reference: Reference) -> dict[str, Any]:
     """A reference as printed."""
     record = reference.record
-    told = {"retrieval_caption": record.retrieval_caption} if record.retrieval_caption else {}
+    second = {"retrieval_caption": record.retrieval_caption} if record.retrieval_caption else {}
     return {
         "rank": reference.rank + 1,
         "score": reference.score,
@@ -78,7 +78,7 @@ def plain(reference: Reference) -> dict[str, Any]:
         "start_s": record.start_s,
         "end_s": record.end_s,
         "caption": record.caption,
-        **told,
+        **second,
         "id": record.id,
         "metadata": dict(record.metadata),
     }

@@ -113,7 +113,7 @@ def recorded_references(database: MotionDatabase, recorded: Sequence[RecordedRef
         MotionRAGError: If the database lacks one.
     """
     shapes = {name: shape for name, shape in database.settings.arrays().items() if name.endswith("_tokens")}
-    columns = list(dict.fromkeys([*RECORD_COLUMNS, *database.told_columns]))
+    columns = list(dict.fromkeys([*RECORD_COLUMNS, *database.source_columns]))
     found: dict[str, Reference] = {}
     order = {reference.id: rank for rank, reference in enumerate(recorded)}
     for condition in any_of("id", list(order)):

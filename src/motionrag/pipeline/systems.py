@@ -133,13 +133,13 @@ class Systems:
         """All rows of a database, and the vectors that it keeps of their captions."""
         if database not in self._words:
             kept = self.retrievers[database].database
-            told = [*RECORDED, *({RETRIEVAL_CAPTION} & set(kept.schema.names))]
-            parts = list(kept.scan([*told, "text_vector"]))
+            columns = [*RECORDED, *({RETRIEVAL_CAPTION} & set(kept.schema.names))]
+            parts = list(kept.scan([*columns, "text_vector"]))
             if not parts:
                 raise MotionRAGError(f"{kept.uri}: holds no clips")
             table = pa.concat_tables(parts).sort_by("id")
             vectors = array_of(table, "text_vector", (kept.settings.text_width,)).astype(np.float32)
-            self._words[database] = table.select(told).to_pylist(), vectors
+            self._words[database] = table.select(columns).to_pylist(), vectors
         return self._words[database]
 
     def _whole(self, database: str) -> NDArray[np.float32]:

@@ -232,7 +232,7 @@ class _Ingest:
     def _correct_captions(self) -> None:
         """Write the captions and columns that the source has changed since the clips were added."""
         changed = [
-            (row.id, job) for job in self.jobs.values() for row in self.known.made_of(job) if self._differs(row, job)
+            (row, job) for job in self.jobs.values() for row in self.known.made_of(job) if self._differs(row, job)
         ]
         self._correct(changed)
         self.report.unchanged = max(0, self.report.unchanged - len(changed))
@@ -241,12 +241,12 @@ class _Ingest:
         said = {**self._columns(job), **{name: getattr(job, name) for name in self.captions}}
         return any(row.said.get(name) != value for name, value in said.items())
 
-    def _correct(self, changed: Sequence[tuple[str, Job]]) -> None:
+    def _correct(self, changed: Sequence[tuple[Row, Job]]) -> None:
         for start in range(0, len(changed), COMMIT_CLIPS):
             part = changed[start : start + COMMIT_CLIPS]
-            compared = [job.compared for _, job in part]
+            compared = [self._compared(row, job) for row, job in part]
             self.database.update(
-                [key for key, _ in part],
+                [row.id for row, _ in part],
                 {
                     **{name: [getattr(job, name) for _, job in part] for name in self.captions},
                     **{name: [self._columns(job)[name] for _, job in part] for name in self.types},
@@ -254,6 +254,11 @@ class _Ingest:
                 {"text_vector": self.encoders.caption.encode(compared)},
             )
         self.report.updated += len(changed)
+
+    def _compared(self, row: Row, job: Job) -> str:
+        """What search is to compare of a stored clip: its retrieval caption stays where the source has none."""
+        kept = None if RETRIEVAL_CAPTION in self.captions else row.said.get(RETRIEVAL_CAPTION)
+        return kept or job.compared
 
     def _columns(self, job: Job) -> dict[str, object]:
         return {name: as_type(job.metadata.get(name), kind) for name, kind in self.types.items()}
@@ -298,7 +303,7 @@ class _Ingest:
             count = len(moved)
             columns = {"video": job.video, "file_size": size, "file_mtime_ns": changed}
             self.database.update([row.id for row in moved], {k: [v] * count for k, v in columns.items()}, {})
-            self._correct([(row.id, job) for row in moved if self._differs(row, job)])
+            self._correct([(row, job) for row in moved if self._differs(row, job)])
 
     def _encode(self) -> None:
         begin = time.perf_counter()

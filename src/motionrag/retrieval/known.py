@@ -42,7 +42,7 @@ class Known:
     """The clips and failures of a database when an ingest began."""
 
     def __init__(self, database: MotionDatabase) -> None:
-        said = database.told_columns
+        said = database.source_columns
         columns = ["id", "video", "span", "split", "content_hash", "file_size", "file_mtime_ns", *said]
         self._paths: defaultdict[str, list[Row]] = defaultdict(list)
         self._contents: defaultdict[str, list[Row]] = defaultdict(list)

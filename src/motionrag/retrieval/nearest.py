@@ -34,15 +34,7 @@ class Nearest:
     def rows(
         self, column: str, vector: NDArray[np.float32], limit: int, *, where: str | None = None, exact: bool = False
     ) -> pa.Table:
-        """`_rowid` and `_distance` (1 - cosine) of the rows nearest to a vector f32 [W], nearest first.
-
-        Args:
-            column: A vector column.
-            vector: f32 [W].
-            limit: How many at most.
-            where: Condition (SQL) they must fulfil.
-            exact: Compare with every row, without the index.
-        """
+        """`_rowid` and `_distance` (1 - cosine) of the nearest rows, nearest first; see `MotionDatabase.nearest`."""
 
         def query(count: int) -> Any:
             found = self._clips.search(np.asarray(vector, dtype=np.float16), vector_column_name=column)

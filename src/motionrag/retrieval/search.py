@@ -240,8 +240,8 @@ class Retriever:
             )
         if not chosen:
             return []
-        told = dict.fromkeys([*RECORD_COLUMNS, *self.database.told_columns])
-        light = [name for name in told if name not in chosen[0].row]
+        columns = dict.fromkeys([*RECORD_COLUMNS, *self.database.source_columns])
+        light = [name for name in columns if name not in chosen[0].row]
         wanted = list(shapes) if tokens else []
         table: pa.Table = self.database.take([item.row["_rowid"] for item in chosen], [*light, *wanted])
         arrays = {name: array_of(table, name, shapes[name]) for name in wanted}

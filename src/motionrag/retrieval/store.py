@@ -152,8 +152,8 @@ class MotionDatabase:
         return [name for name in self.schema.names if name not in OWN_COLUMNS]
 
     @property
-    def told_columns(self) -> list[str]:
-        """Names of the columns that a source tells of a clip: its captions, and the source's own columns."""
+    def source_columns(self) -> list[str]:
+        """Names of the columns that come from a source: its captions, and columns of its own."""
         captions = [name for name in ("caption", RETRIEVAL_CAPTION) if name in self.schema.names]
         return [*captions, *self.metadata_columns]
 

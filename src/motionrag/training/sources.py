@@ -111,7 +111,7 @@ class VideoSource:
 
     def __init__(self, jobs: Sequence[Job], *, frames: int, threads: int = 4) -> None:
         self.jobs, self.frames, self.threads = jobs, frames, threads
-        self.fingerprint = _digest({"clips": [_told(job) for job in jobs], "frames": frames})
+        self.fingerprint = _digest({"clips": [_identity(job) for job in jobs], "frames": frames})
 
     def __len__(self) -> int:
         return len(self.jobs)
@@ -206,7 +206,7 @@ def database_jobs(uri: str) -> list[Job]:
     from motionrag.retrieval.store import MotionDatabase
 
     database = MotionDatabase.open(uri)
-    columns = ["id", "video", "start_s", "end_s", *database.told_columns]
+    columns = ["id", "video", "start_s", "end_s", *database.source_columns]
     rows = sorted(database.rows(columns, "duplicate_of IS NULL"), key=lambda row: str(row["id"]))
     return [
         Job(
@@ -221,7 +221,7 @@ def database_jobs(uri: str) -> list[Job]:
     ]
 
 
-def _told(job: Job) -> list[str]:
+def _identity(job: Job) -> list[str]:
     """What of a clip decides what is computed of it."""
     return [job.video, job.span, job.caption, *([job.retrieval_caption] if job.retrieval_caption else [])]
 

@@ -1,4 +1,4 @@
-"""Training text of the caption encoder: motions, each told in many ways; and batches in which they are told apart.
+"""Training text of the caption encoder: motions, each described in many ways, and the batches made of it.
 
 A text file holds groups, one motion each:
 
@@ -194,10 +194,10 @@ class Batches:
                 picked[id(group)] = group, number
                 for other, near in self._company(group, random):  # of the same number, in the same scenes
                     picked.setdefault(id(other), (other, number if near else random.getrandbits(30)))
-        return [told for group, number in picked.values() for told in self._samples(group, number, random)]
+        return [sample for group, number in picked.values() for sample in self._samples(group, number, random)]
 
     def _company(self, group: Group, random: Random) -> Iterator[tuple[Group, bool]]:
-        """What a group is to be told apart from, or found near to; and whether in the same scenes."""
+        """What a group is compared with: its opposite, its scenes, its kind; and whether in the same scenes."""
         if (opposite := self.opposites.get(id(group))) is not None:
             yield opposite, random.random() < 0.7
         if group.scenes:
