@@ -52,9 +52,10 @@ class MotionText(nn.Module):
 
     Args:
         folder: MiniLM's configuration and weights.
+        axes: How many axes of motion it places texts on.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, axes: int) -> None:
         super().__init__()
         from safetensors.torch import load_file
 
@@ -70,6 +71,8 @@ class MotionText(nn.Module):
         self.bert.load_state_dict(state)
         self.weigh = nn.Linear(config.hidden_size, 1, bias=False)
         nn.init.zeros_(self.weigh.weight)
+        self.place = nn.Linear(config.hidden_size, axes, bias=False)
+        nn.init.zeros_(self.place.weight)
 
     def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Token ids and mask, both [N,L], to vectors [N,L,D] and attention logits [N,L]."""
@@ -188,7 +191,8 @@ def pack(network: MotionText) -> dict[str, Tensor]:
 
     Matrices become int8 steps from MiniLM's, with the size of a step for each row; vectors are kept as they are.
     """
-    before, found = MotionText(minilm_folder()).state_dict(), dict[str, Tensor]()
+    before = MotionText(minilm_folder(), network.place.out_features).state_dict()
+    found = dict[str, Tensor]()
     for name, tensor in network.state_dict().items():
         change = tensor.detach().cpu().float() - before[name]
         if not change.any():

@@ -19,7 +19,7 @@ from motionrag import checkpoint
 from motionrag.encoders.motion_text import WINDOW, MotionText, MotionTextEncoder, pack, tokenizer, unpack
 from motionrag.encoders.text import minilm_folder
 from motionrag.errors import MotionRAGError
-from motionrag.training.texts import Batches, BatchSettings, Group, held_out, opposites, read_texts
+from motionrag.training.texts import Batches, BatchSettings, Group, held_out, opposites, read_axes, read_texts, text_key
 
 BUCKETS = (14, 24, 80)
 """Tokens up to which texts of a batch are run together; padding is work."""
@@ -45,6 +45,8 @@ class CaptionSettings:
     """Weight of the loss over motions."""
     clip: float = 0.25
     """Weight of the loss over clips."""
+    axes: float = 3.0
+    """Weight of the squared distance to a text's values on the axes of motion."""
     opposite: float = 1.0
     """Added to the logits of opposites, so that they weigh more among the negatives."""
 
@@ -66,14 +68,15 @@ class CaptionsTask:
         if not self.held:
             raise MotionRAGError(f"{settings.texts}: holds no motion with long captions that could be held out")
         self.settings, self.batches = settings, Batches(training, scenery, settings.batch)
-        self.network = MotionText(minilm_folder())
+        self.axes, self.values = read_axes(Path(settings.texts))
+        self.network = MotionText(minilm_folder(), len(self.axes))
         if settings.init is not None:
             folder = Path(settings.init)
             tuned, _ = checkpoint.load(folder / checkpoint.WEIGHTS_NAME, folder / checkpoint.CONFIG_NAME)
             unpack(self.network, tuned)
         self.network.to(device).requires_grad_(False)
         layers = self.network.bert.encoder.layer[settings.frozen :]
-        self.model = nn.ModuleDict({"layers": layers, "weigh": self.network.weigh}).requires_grad_(True)
+        self.model = nn.ModuleDict({"layers": layers, "weigh": self.network.weigh, "place": self.network.place}).requires_grad_(True)
         self.tokenizer = tokenizer()
 
     def batch(self, size: int, generator: torch.Generator) -> dict[str, Tensor]:
@@ -83,9 +86,12 @@ class CaptionsTask:
         ids = [one[: WINDOW + 1] + one[-1:] if len(one) > WINDOW + 2 else one for one in ids]
         motions = _numbers([one.group.motion for one in samples])
         known = dict(zip((one.group.motion for one in samples), motions.tolist(), strict=True))
+        values = [self.values.get(text_key(one.short)) for one in samples]
         others = [self.batches.opposites.get(id(one.group)) for one in samples]
         return {
             "ids": nn.utils.rnn.pad_sequence([torch.tensor(one) for one in ids], batch_first=True),
+            "axes": torch.tensor([[(one or {}).get(axis, 0.0) for axis in self.axes] for one in values]),
+            "placed": torch.tensor([one is not None for one in values]),
             "clip": _numbers([one.clip for one in samples]),
             "motion": motions,
             "kind": _numbers([one.group.kind for one in samples]),
@@ -94,7 +100,9 @@ class CaptionsTask:
 
     def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
         """The three losses, weighed."""
-        settings, vectors = self.settings, self._vectors(batch["ids"])
+        settings, means = self.settings, self._means(batch["ids"])
+        vectors = F.normalize(means, dim=-1)
+        away = (self.network.place(means) - batch["axes"]).square().sum(1)
         alike = {name: batch[name][:, None] == batch[name] for name in ("clip", "motion", "kind")}
         against = (batch["opposite"][:, None] == batch["motion"]) & (batch["opposite"][:, None] >= 0)
         against = against | against.T
@@ -106,12 +114,13 @@ class CaptionsTask:
             "kind": _contrast(logits, kind),
             "motion": _contrast(logits - (kind & ~motion).float(), motion),  # others of the kind count less
             "clip": _contrast(logits, clip),
+            "axes": away[batch["placed"]].sum() / batch["placed"].sum().clamp(min=1),
         }
         total = sum(getattr(settings, name) * value for name, value in losses.items())
         return torch.as_tensor(total), {name: value.detach() for name, value in losses.items()}
 
-    def _vectors(self, ids: Tensor) -> Tensor:
-        """Texts' vectors [N,D] of length 1, from token ids [N,L]; texts of like length go together."""
+    def _means(self, ids: Tensor) -> Tensor:
+        """Texts' attention-weighted means [N,D], from token ids [N,L]; texts of like length go together."""
         lengths = (ids != 0).sum(1)
         order = lengths.argsort()
         edges = [int((lengths <= edge).sum()) for edge in BUCKETS]
@@ -120,7 +129,7 @@ class CaptionsTask:
         for part in parts:
             window = ids[part, : int(lengths[part].max())]
             hidden, logits = self.network(window, (window != 0).long())
-            found.append(F.normalize((logits.softmax(1)[..., None] * hidden).sum(1).float(), dim=-1))
+            found.append((logits.softmax(1)[..., None] * hidden).sum(1).float())
         return torch.cat(found)[torch.cat(parts).argsort()]
 
     @torch.no_grad()
@@ -132,7 +141,7 @@ class CaptionsTask:
 
     def export(self, folder: Path) -> None:
         """Write what differs from MiniLM, a byte a weight."""
-        settings = {"recipe": "captions", "layers": len(self.network.bert.encoder.layer)}
+        settings = {"recipe": "captions", "axes": self.axes}
         checkpoint.save(folder, pack(self.network), settings)
 
 

@@ -27,6 +27,10 @@ from motionrag.errors import MotionRAGError
 
 SCENERY = "scenery.list"
 """Sentences in which nothing moves that counts, one a line, in the folder of the texts."""
+AXES = "axes.tsv"
+"""What moves how in the short texts and prompts, in the folder of the texts: a line has the first 12 hex digits of a
+text's SHA-1, and its values on axes of motion, as in `open_close=-1.00`; opposites differ in sign. Those of a text
+have length 1; one without values tells of nothing that the axes have."""
 LARGE = 14
 """Groups with more short texts than this give two more per batch, and their pairs less often."""
 LABELS = ("motion:", "kind:", "opposite:", "scenes:")
@@ -62,6 +66,8 @@ class Sample:
     group: Group
     clip: tuple[int, str, int]
     """Texts with the same value tell of the same clip."""
+    short: str
+    """What tells its motion in short: itself, its prompt, or what was wrapped in scenery."""
 
 
 def read_texts(folder: Path) -> tuple[list[Group], list[str]]:
@@ -76,6 +82,28 @@ def read_texts(folder: Path) -> tuple[list[Group], list[str]]:
     scenery = folder / SCENERY
     lines = scenery.read_text(encoding="utf-8").splitlines() if scenery.is_file() else []
     return groups, [line.strip() for line in lines if line.strip()]
+
+
+def read_axes(folder: Path) -> tuple[list[str], dict[str, dict[str, float]]]:
+    """The axes' names, and `text_key` of a text -> its values on them; empty if the folder has no such file.
+
+    Raises:
+        MotionRAGError: If a line cannot be understood.
+    """
+    found: dict[str, dict[str, float]] = {}
+    path = folder / AXES
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else [], start=1):
+        key, _, values = line.partition("\t")
+        try:
+            found[key] = {name: float(value) for name, value in (item.split("=") for item in values.split())}
+        except ValueError:
+            raise MotionRAGError(f"{path}: line {number} does not hold values on axes: {line[:60]!r}") from None
+    return sorted({name for values in found.values() for name in values}), found
+
+
+def text_key(text: str) -> str:
+    """By which a text is named among the values on axes."""
+    return hashlib.sha1(text.encode()).hexdigest()[:12]
 
 
 def _groups(path: Path) -> list[Group]:
@@ -213,17 +241,17 @@ class Batches:
             places = [place] if random.random() < settings.pairs * (0.4 if large else 1) else []
             if places and len(group.pairs) > 1 and random.random() < settings.second:
                 places.append((place + 1 + random.randrange(len(group.pairs) - 1)) % len(group.pairs))
-            for k in places:
-                yield from (Sample(text, group, (id(group), "clip", k)) for text in group.pairs[k])
             if not places and random.random() < 0.5:
-                yield Sample(group.pairs[place][0], group, (id(group), "clip", place))
+                yield Sample(group.pairs[place][0], group, (id(group), "clip", place), group.pairs[place][0])
+            for k in places:
+                yield from (Sample(one, group, (id(group), "clip", k), group.pairs[k][0]) for one in group.pairs[k])
         count = min(settings.shorts + 2 * large, len(group.shorts))
         chosen = Random(number).sample(range(len(group.shorts)), count)
         for k in chosen:
-            yield Sample(group.shorts[k], group, (id(group), "short", k))
+            yield Sample(group.shorts[k], group, (id(group), "short", k), group.shorts[k])
         if self.scenery and random.random() < settings.wrapped:
             k = random.choice(chosen)
-            yield Sample(self._wrapped(group.shorts[k], random), group, (id(group), "short", k))
+            yield Sample(self._wrapped(group.shorts[k], random), group, (id(group), "short", k), group.shorts[k])
 
     def _wrapped(self, text: str, random: Random) -> str:
         """A short text among one to four sentences of scenery."""
