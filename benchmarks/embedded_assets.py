@@ -25,7 +25,9 @@ PARTS = {
     "appearance": (".",),
 }
 """Folders of weights in what each part's training writes."""
-MOST = 40e6
+COPIED = ("families", "captions-motion", "captions-whole")
+"""Parts that are as small as they can be when they are trained, with a fingerprint of their own."""
+MOST = 60e6
 """Bytes of all weights together."""
 
 
@@ -53,7 +55,7 @@ def strengthened(bundle: MotionBundle, strength: float) -> MotionBundle:
 def main() -> None:
     """Bring in what is named, then say how large all is."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    for part in (*PARTS, "families", "bundle"):
+    for part in (*PARTS, *COPIED, "bundle"):
         parser.add_argument(f"--{part}", type=Path, help=f"what training `{part}` wrote")
     parser.add_argument(
         "--strength", type=float, default=1.0, help="of the bundle's adapter, folded into its values (default: 1)"
@@ -69,9 +71,12 @@ def main() -> None:
         source = getattr(arguments, part)
         for folder in folders if source else ():
             halved(source / folder, ASSETS / part / folder)
-    if arguments.families:  # in half precision as it is trained, with a fingerprint of its own
-        with checkpoint.replacing(ASSETS / "families") as temporary:
-            shutil.copytree(arguments.families, temporary, dirs_exist_ok=True)
+    for part in COPIED:
+        if source := getattr(arguments, part.replace("-", "_")):
+            target = ASSETS / part.replace("-", "/")
+            target.parent.mkdir(exist_ok=True)
+            with checkpoint.replacing(target) as temporary:
+                shutil.copytree(source, temporary, dirs_exist_ok=True)
     if arguments.bundle:
         trained = MotionBundle.from_pretrained(arguments.bundle).float()
         context, adapter = trained.config.context, trained.config.adapter

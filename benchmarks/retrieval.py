@@ -1,9 +1,11 @@
-"""Does search find the motion? Sets of prompts and captions that others wrote, and four ways to compare them.
+"""Does search find the motion? Sets of prompts and captions that others wrote, and ways to compare them.
 
     dense    cosine of whole captions by the plain text encoder (MiniLM), as published
     bm25     full-text search (LanceDB's)
     fusion   reciprocal rank fusion of the two
-    ours     `CaptionEncoder`, what `motionrag search` uses
+    vectors  `CaptionEncoder` alone
+    ours     that and the words they share, the score of `motionrag search`
+    own      ours with a user's own sentence-transformers model (here MiniLM again) beside the caption encoder
 
 Sets of short captions, a query searching all others: precision@9.
 
@@ -36,17 +38,19 @@ import json
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import lancedb
 import numpy as np
-from lancedb.index import FTS
 
 from motionrag.encoders import load_text_encoder
 from motionrag.retrieval.encoding import ClipEncoders
 from motionrag.retrieval.ingest import ingest
-from motionrag.retrieval.search import FLOOR, Retriever
+from motionrag.retrieval.lance import index_words
+from motionrag.retrieval.nearest import sharing_words
+from motionrag.retrieval.search import FLOOR, WORDS_SHARE, Retriever, words_score
 from motionrag.retrieval.sources import read_jobs
 from motionrag.retrieval.store import MotionDatabase
 from motionrag.retrieval.vectors import CaptionEncoder
@@ -146,17 +150,26 @@ def cases(data: Path) -> dict[str, Case]:
 
 
 def bm25(queries: list[str], captions: list[str]) -> np.ndarray:
-    """Scores [queries, captions] of LanceDB's full-text search."""
+    """Scores [queries, captions] of the product's full-text search."""
+    return _bm25(tuple(queries), tuple(captions))
+
+
+@cache
+def _bm25(queries: tuple[str, ...], captions: tuple[str, ...]) -> np.ndarray:
     scores = np.zeros((len(queries), len(captions)), dtype=np.float32)
     with tempfile.TemporaryDirectory() as folder:
-        rows = [{"i": i, "text": text} for i, text in enumerate(captions)]
-        table = lancedb.connect(folder).create_table("t", rows)
-        table.create_index("text", config=FTS(stem=True, remove_stop_words=False))
+        table = lancedb.connect(folder).create_table("t", [{"text": text} for text in captions])
+        index_words(table, ["text"])
         for row, query in enumerate(queries):
-            words = "".join(c if c.isalnum() else " " for c in query)
-            for hit in table.search(words, query_type="fts").limit(len(captions)).to_list():
-                scores[row, hit["i"]] = hit["_score"]
+            for place, points in sharing_words(table, "text", query, len(captions)).items():
+                scores[row, place] = points  # a table written at once numbers its rows from 0
     return scores
+
+
+def relevance(encoder: CaptionEncoder, queries: list[str], captions: list[str]) -> np.ndarray:
+    """Of captions to queries [queries, captions]."""
+    vectors = encoder.encode(captions)
+    return np.stack([encoder.relevance(query, vectors) for query in encoder.encode_prompts(queries)])
 
 
 def ranks(scores: np.ndarray) -> np.ndarray:
@@ -167,8 +180,8 @@ def ranks(scores: np.ndarray) -> np.ndarray:
 
 
 def ways() -> dict[str, Way]:
-    plain = load_text_encoder()
-    encoder = CaptionEncoder(plain)
+    plain, ours = load_text_encoder(), CaptionEncoder()
+    beside = CaptionEncoder(plain)
 
     def dense(queries: list[str], captions: list[str]) -> np.ndarray:
         return plain.encode(queries) @ plain.encode(captions).T
@@ -176,10 +189,23 @@ def ways() -> dict[str, Way]:
     def fusion(queries: list[str], captions: list[str]) -> np.ndarray:
         return sum(1 / (60 + ranks(way(queries, captions))) for way in (dense, bm25))
 
-    def ours(queries: list[str], captions: list[str]) -> np.ndarray:
-        return encoder.encode(queries) @ encoder.encode(captions).T
+    def by(encoder: CaptionEncoder) -> Way:
+        return lambda queries, captions: relevance(encoder, queries, captions)
 
-    return {"dense": dense, "bm25": bm25, "fusion": fusion, "ours": ours}
+    def scored(encoder: CaptionEncoder) -> Way:
+        vectors = by(encoder)
+        return lambda queries, captions: (
+            (1 - WORDS_SHARE) * vectors(queries, captions) + words_score(bm25(queries, captions))
+        )
+
+    return {
+        "dense": dense,
+        "bm25": bm25,
+        "fusion": fusion,
+        "vectors": by(ours),
+        "ours": scored(ours),
+        "own": scored(beside),
+    }
 
 
 def measured(scores: np.ndarray, case: Case) -> dict[str, np.ndarray]:
@@ -254,7 +280,7 @@ def floor(caption: CaptionEncoder, found: dict[str, Case], captions: dict[str, l
             prompts[name] = [(text, True) for text in found[name].queries.texts]
     report: dict[str, Any] = {"floor": FLOOR}
     for name, asked in prompts.items():
-        best = (caption.encode([text for text, _ in asked]) @ caption.encode(captions[name]).T).max(1)
+        best = relevance(caption, [text for text, _ in asked], captions[name]).max(1)
         relevant = np.array([is_relevant for _, is_relevant in asked])
         report[name] = {"relevant found something": round(float((best[relevant] >= FLOOR).mean()), 3)}
         if not relevant.all():
@@ -281,7 +307,7 @@ def main() -> None:
         name: compare(name, case, chosen) for name, case in found.items() if name in (arguments.sets or found)
     }
     if not arguments.sets:
-        caption = CaptionEncoder(load_text_encoder())
+        caption = CaptionEncoder()
         captions = {name: case.base.texts for name, case in found.items()}
         if "droid" in found:  # with the captions that are of no class
             captions["droid"] = [row["caption"] for row in read(arguments.data / "droid" / "captions.jsonl")]

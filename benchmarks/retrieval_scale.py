@@ -1,8 +1,9 @@
 """How quick and how exact a search is in large databases: latency and recall@9 against comparing with every row.
 
-Synthetic clips: clustered caption vectors, metadata columns, tokens; the search is the product's own (`Retriever`),
-in the mode users get, and the time is that of a whole call: the condition, the index, re-ranking, near-duplicates
-left out, and the nine references' tokens fetched. Encoding the prompt is timed apart.
+Synthetic clips: clustered caption vectors, long captions put together from sentences of the caption encoder's
+training text, metadata columns, tokens; the search is the product's own (`Retriever`), in the mode users get, and
+the time is that of a whole call: the condition, the vector index, the words of the prompt, re-ranking, leaving out
+near-duplicates, and fetching the nine references' tokens. Encoding the prompt is timed apart.
 """
 
 from __future__ import annotations
@@ -19,16 +20,19 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from motionrag.encoders import load_text_encoder
 from motionrag.encoders.protocols import EncoderInfo
+from motionrag.encoders.sentences import sentences
 from motionrag.retrieval.schema import SIGNATURE_WIDTH, DatabaseSettings, TokenInfo
 from motionrag.retrieval.search import Query, Retriever
 from motionrag.retrieval.store import MotionDatabase
 from motionrag.retrieval.vectors import CaptionEncoder, method_fingerprint
+from motionrag.training.texts import read_texts
 
 CHUNK = 20_000
 CLUSTERS = 4_000
 NOISE = 0.7  # of a vector's length, beside its cluster's centre
+TEXTS = Path(__file__).parents[1] / "recipes" / "captions" / "texts"
+A_CAPTION = 5  # sentences
 FILTERS = {"no filter": None, "half of the rows": "lab < 50", "1% of the rows": "lab = 7"}
 
 
@@ -42,7 +46,7 @@ def settings(caption: CaptionEncoder, queries: int, width: int) -> DatabaseSetti
         return TokenInfo(bundle="synthetic", fingerprint=kind, queries=queries, width=width)
 
     return DatabaseSettings(
-        text=caption.text.info,
+        text=caption.info,
         caption_method=method_fingerprint(),
         text_width=caption.width,
         motion=info("motion"),
@@ -61,6 +65,9 @@ class Synthesis:
 
     def __init__(self, width: int, seed: int = 0) -> None:
         self.random = np.random.default_rng(seed)
+        self.pairs = [pair for group in read_texts(TEXTS)[0] for pair in group.pairs]
+        parts = [caption[a:b].strip() for _, caption in self.pairs for a, b in sentences(caption)]
+        self.sentences = np.array(parts, dtype=object)
         self.centres = unit(self.random.standard_normal((CLUSTERS, width), dtype=np.float32))
 
     def vectors(self, count: int) -> np.ndarray:
@@ -76,7 +83,7 @@ class Synthesis:
             "split": [""] * count,
             "start_s": np.zeros(count),
             "end_s": self.random.uniform(1, 10, count),
-            "caption": [f"synthetic caption number {i}" for i in range(first, first + count)],
+            "caption": [" ".join(one) for one in self.random.choice(self.sentences, (count, A_CAPTION))],
             "content_hash": [f"{i:064x}" for i in range(first, first + count)],
             "file_size": np.arange(count),
             "file_mtime_ns": np.arange(count),
@@ -127,7 +134,8 @@ def measure(database: MotionDatabase, caption: CaptionEncoder, queries: int, exa
     retriever = Retriever(database, caption)
     vectors = Synthesis(caption.width)
     vectors.random = np.random.default_rng(99)
-    asked = [Query(text=vector) for vector in vectors.vectors(queries)]
+    prompts = [vectors.pairs[i][0] for i in vectors.random.integers(0, len(vectors.pairs), queries)]
+    asked = [Query(text=one, words=words) for one, words in zip(vectors.vectors(queries), prompts, strict=True)]
     results = []
     for name, where in FILTERS.items():
         for query in asked[:20]:
@@ -159,7 +167,7 @@ def prompt_ms(caption: CaptionEncoder) -> float:
     seconds = []
     for i in range(60):
         begin = time.perf_counter()
-        caption.encode([f"a hand slowly opens drawer number {i}"])
+        caption.encode_prompts([f"a hand slowly opens drawer number {i}"])
         seconds.append(time.perf_counter() - begin)
     return float(np.median(seconds[10:]) * 1e3)
 
@@ -176,7 +184,7 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="use databases that are there, and leave them")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
-    caption = CaptionEncoder(load_text_encoder())
+    caption = CaptionEncoder()
     report: list[dict[str, Any]] = []
     for rows in arguments.rows:
         folder = arguments.folder / f"{rows}-{arguments.tokens[0]}x{arguments.tokens[1]}"

@@ -14,7 +14,6 @@ from torch import nn
 import motionrag
 from motionrag import testing
 from motionrag.bases.full_size import PIPELINES, full_size
-from motionrag.encoders import load_text_encoder
 from motionrag.encoders.dinov2 import Dinov2Encoder
 from motionrag.encoders.processor import to_preparation
 from motionrag.encoders.protocols import EncoderInfo
@@ -49,7 +48,7 @@ class Parts:
         """Move what is ours, the base apart, so that the base alone can be measured."""
         self.bundle.to(device)
         self.appearance.to(device)
-        self.retriever.caption.text.to(device)
+        self.retriever.caption.to(device)
 
 
 def make(base: str, size: str, device: str, dtype: torch.dtype, folder: Path) -> Parts:
@@ -107,14 +106,14 @@ def _info(kind: str, config: Any, length: int) -> EncoderInfo:
 
 def make_database(folder: Path, bundle: MotionBundle, appearance: Dinov2Encoder, device: str) -> Retriever:
     """A database of 300 captions, some of which `PROMPT` finds, with random tokens."""
-    caption = CaptionEncoder(load_text_encoder(device=device))
+    caption = CaptionEncoder(device=device)
     context = bundle.config.context
 
     def tokens(kind: str) -> TokenInfo:
         return TokenInfo(bundle="random", fingerprint=kind, queries=context.queries, width=context.width)
 
     settings = DatabaseSettings(
-        text=caption.text.info,
+        text=caption.info,
         caption_method=method_fingerprint(),
         text_width=caption.width,
         motion=EncoderInfo(kind="motion", model="random", dimension=768, length=1568, fingerprint=MADE_BY),

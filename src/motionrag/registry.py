@@ -34,7 +34,7 @@ def base_spec(name: str) -> BaseSpec:
 
 
 def embedded(part: str) -> Path:
-    """Folder of a part in the package: "base", "motion", "appearance", "bundle", "database" or "families".
+    """Folder of a part in the package, such as "base", "motion", "appearance", "bundle", "captions" or "database".
 
     Raises:
         MotionRAGError: If this installation lacks it.

@@ -71,9 +71,11 @@ class Reference:
 
     record: ClipRecord
     score: float
-    """How well it fits the query; 1 is a perfect fit."""
+    """How well it fits the query, at most 1."""
     rank: int
     """0 for the best."""
+    words: float = 0.0
+    """What words that prompt and caption share add to the score."""
     motion_tokens: NDArray[np.float16] | None = None
     """f16 [Q, D], if the database keeps tokens and they were asked for."""
     appearance_tokens: NDArray[np.float16] | None = None

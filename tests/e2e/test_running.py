@@ -305,7 +305,7 @@ def test_encoders_move(rag):
     """To a device and back: features are the same."""
     image = Image.new("RGB", (20, 20), (200, 30, 90))
     before = rag.encode_images([image])
-    for encoder in (rag.retriever.motion, rag.retriever.appearance, rag.retriever.caption.text):
+    for encoder in (rag.retriever.motion, rag.retriever.appearance, rag.retriever.caption):
         encoder.to("cpu")
     assert torch.equal(rag.encode_images([image]), before)
 

@@ -3,7 +3,7 @@ import shutil
 import pytest
 
 from motionrag import testing
-from motionrag.encoders import load_appearance_encoder, load_motion_encoder, load_text_encoder
+from motionrag.encoders import load_appearance_encoder, load_motion_encoder
 from motionrag.models.adapter import AdapterConfig
 from motionrag.models.bundle import BundleConfig, MotionBundle
 from motionrag.models.context import ContextConfig
@@ -19,7 +19,7 @@ from tests.retrieval.corpus import make_corpus
 
 @pytest.fixture(scope="session")
 def caption():
-    return CaptionEncoder(load_text_encoder())
+    return CaptionEncoder()
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,9 @@ import pytest
 from PIL import Image
 
 from motionrag.cli import main
+from motionrag.cli.search import _reasons
+from motionrag.encoders.motion_text import Explanation, Part
+from motionrag.types import Reference
 from tests.retrieval.corpus import CAPTIONS, make_corpus, read_captions, write_captions
 
 REFERENCE = {"rank", "score", "video", "start_s", "end_s", "caption", "id", "metadata"}
@@ -121,6 +124,51 @@ def test_search_as_table_and_json(run, made):
     assert {item["caption"] for item in found} == {"Open the lid of the red box", "Open the drawer of the desk"}
     assert found[0]["score"] >= found[1]["score"]
     assert found[0]["metadata"]["collection"] == "corpus"
+
+
+def test_explained(run, made):
+    """As a table, as JSON and of many queries; contributions add up to the score."""
+    command = ["search", "--db", made / "plain", "--explain", "-k", 1]
+    code, out, _ = run(*command, "open the box")
+    assert code == 0
+    assert "why" in out.splitlines()[0]
+    assert "shared words" in out
+    assert "motion: open_close +0." in out
+    (found,) = json.loads(run(*command, "open the box", "--json")[1])
+    assert set(found) == {*REFERENCE, "why"}
+    why = found["why"]
+    total = sum(part["score"] for part in why["sentences"]) + why["words"] + why["long"] + why["opposed"]
+    assert total == pytest.approx(found["score"], abs=2e-3)
+    assert why["words"] > 0
+    assert why["axes"]["open_close"] > 0.1
+    (against,) = json.loads(
+        run(*command, "open the box", "--json", "--floor", -1, "--where", "caption LIKE 'Close the lid%'")[1]
+    )
+    assert against["why"]["axes"]["open_close"] < -0.1
+    assert against["why"]["opposed"] < -0.1 < why["opposed"] == 0
+    assert "-0." in run(*command, "open the box", "--floor", -1, "--where", "caption LIKE 'Close the lid%'")[1]
+    queries = made / "explained.jsonl"
+    queries.write_text('{"prompt": "open the box"}\n')
+    assert json.loads(run(*command, "--queries", queries)[1])["references"] == [found]
+
+
+def test_reasons_name_the_best_and_the_worst_sentence():
+    parts = [
+        Part("It rains. ", 0.1, -0.05),
+        Part("She leaps. ", 0.6, 0.6),
+        Part("Sun.", 0.2, 0.01),
+        Part("Tea.", 0.1, 0.02),
+    ]
+
+    def reasons(parts, axes, words=0.0):
+        return _reasons(
+            Reference(record=None, score=0.5, rank=0, words=words), Explanation(parts, axes)
+        ).splitlines()
+
+    assert reasons(parts, {}) == ["+0.60 She leaps.", "-0.05 It rains.", "+0.03 the other 2 sentences"]
+    assert reasons(parts[1:3], {"jump": 0.001}) == ["+0.60 She leaps.", "+0.01 the other sentence"]
+    shown = reasons(parts[1:2], {"open_close": -0.3, "jump": 0.2}, words=0.1)
+    assert shown == ["+0.60 She leaps.", "+0.10 shared words", "motion: open_close -0.30, jump +0.20"]
 
 
 def test_search_finds_nothing_for_the_unknown(run, made):

@@ -32,7 +32,7 @@ class Text:
         rows = np.array([[text.count(chr(97 + i)) + 0.1 for i in range(26)] for text in texts], np.float32)
         return rows.reshape(-1, 26) / np.linalg.norm(rows.reshape(-1, 26), axis=1, keepdims=True)
 
-encoders = ClipEncoders(caption=CaptionEncoder(Text()))
+encoders = ClipEncoders(caption=CaptionEncoder(motion=Text()))
 database = MotionDatabase.create(sys.argv[2], encoders.settings)
 print("ready", flush=True)
 if len(sys.argv) > 4:  # no file may grow beyond this, as on a disk without room

@@ -31,7 +31,7 @@ def table(tmp_path_factory):
 
 @pytest.fixture
 def queries():
-    return clustered(10, seed=1).astype(np.float32)
+    return clustered(40, seed=1).astype(np.float32)
 
 
 @pytest.mark.parametrize(

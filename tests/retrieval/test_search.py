@@ -1,16 +1,20 @@
 """Search: motion before objects, never the query's own clip, no copies, nothing where nothing fits."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from motionrag.errors import MotionRAGError
+from motionrag.retrieval import search
+from motionrag.retrieval.ingest import ingest
 from motionrag.retrieval.schema import array_of
-from motionrag.retrieval.search import Retriever
+from motionrag.retrieval.search import IMAGE_SHARE, WORDS_SHARE, Query, Retriever
+from motionrag.retrieval.sources import read_jobs
 from motionrag.retrieval.store import MotionDatabase
-from motionrag.retrieval.vectors import CaptionEncoder, motion_code
+from motionrag.retrieval.vectors import LIFTED, OPPOSED, OWN_SHARE, CaptionEncoder, load_caption_encoder
 from motionrag.video import read_clip, write_video
 from tests.retrieval.corpus import CAPTIONS, frames, read_captions, write, write_captions
 from tests.retrieval.test_store import OtherText
@@ -77,8 +81,10 @@ def test_motion_ranks_by_the_motion_vector(retriever, full, encoders):
     clip = read_clip(full.find("clip_003.mp4")[0]["video"])
     motion = encoders.video["motion"]
     wanted = motion.pool(motion.encode(motion.preparation(clip.frames)[None]))[0].numpy()
-    table = full.nearest("motion_vector", wanted, 12, columns=["caption"])
-    expected = [caption for caption in table.column("caption").to_pylist() if caption != CAPTIONS[3]]
+    rows, cosines = full.nearest("motion_vector", wanted, 12)
+    assert cosines.tolist() == sorted(cosines, reverse=True)
+    near = full.take(rows, ["caption"]).column("caption").to_pylist()
+    expected = [caption for caption in near if caption != CAPTIONS[3]]
     found = retriever.search(retriever.query(clip=clip), 11, floor=-1)
     assert sorted(captions(found)) == sorted(expected)
     assert captions(found)[0] == expected[0]
@@ -95,6 +101,20 @@ def test_an_image_ranks_what_looks_like_it_higher(retriever, full):
     assert place["image"] <= place["plain"]
     assert sorted(captions(plain)) == sorted(captions(ranked))
     assert [r.score for r in ranked] != [r.score for r in plain]
+
+
+def test_an_explanation_beside_an_image_is_of_its_share_of_the_score(retriever, full):
+    row = full.find("clip_009.mp4")[0]
+    image = read_clip(row["video"]).frames[0]
+    (alone,) = retriever.search(retriever.query("put the cup"), 1, where="caption LIKE 'Put%'", floor=-1)
+    (ranked,) = retriever.search(
+        retriever.query("put the cup", image=image), 1, where="caption LIKE 'Put%'", floor=-1
+    )
+    assert ranked.words == pytest.approx((1 - IMAGE_SHARE) * alone.words, abs=1e-5)
+    ((one,), (other,)) = (retriever.explain("put the cup", [alone], image=image) for image in (False, True))
+    parts = one.sentences[0].score + one.lifted + one.opposed + alone.words
+    assert parts == pytest.approx(alone.score, abs=2e-3)
+    assert other.sentences[0].score == pytest.approx((1 - IMAGE_SHARE) * one.sentences[0].score)
 
 
 def test_exclusion_by_id_and_path_takes_copies_along(retriever, full):
@@ -147,7 +167,7 @@ def test_a_database_without_tokens_or_vectors_says_how_to_get_them(corpus, bring
 
 def test_encoders_of_another_make_are_refused(full, caption, encoders):
     with pytest.raises(MotionRAGError, match=r"its captions were encoded by minilm .* the query by other"):
-        Retriever(full, CaptionEncoder(OtherText(caption.text)))
+        Retriever(full, CaptionEncoder(OtherText(caption.motion)))
     with pytest.raises(MotionRAGError, match=r"its motion vectors are of .*videomae, the query's of .*dinov2"):
         Retriever(full, caption, motion=encoders.video["appearance"])
 
@@ -164,14 +184,83 @@ def test_bad_requests(retriever, options, message):
 
 
 def test_vectors_have_length_one_and_opposites_point_apart(caption):
-    vectors = caption.encode(["open the box", "close the box", "an unknown zorbing", "open the box"])
+    vectors = caption.encode(["open the box", "close the box", "open the box"])
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
-    assert vectors[0] @ vectors[3] == pytest.approx(1, abs=1e-5)
-    assert vectors[0] @ vectors[1] < 0.1
-    assert not motion_code([]).any()
+    assert vectors[0] @ vectors[2] == pytest.approx(1, abs=1e-5)
+    assert vectors[0] @ vectors[1] < 0.5
     assert caption.encode([]).shape == (0, caption.width)
     with pytest.raises(MotionRAGError, match="empty"):
         caption.encode([""])
+
+
+def test_a_users_own_encoder_takes_part(caption):
+    both = CaptionEncoder(OtherText(caption.motion), motion=caption.motion)
+    texts = ["open the box", "close the box", "a dog runs"]
+    vectors = both.encode(texts)
+    assert (vectors.dtype, vectors.shape, both.info.model) == (np.float32, (3, both.width), "other")
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+    alone, own = caption.encode_prompts(texts) @ caption.encode(texts).T, both.own.encode(texts)
+    expected = OWN_SHARE * own @ own.T + (1 - OWN_SHARE) * alone
+    np.testing.assert_allclose(both.encode_prompts(texts) @ vectors.T, expected, atol=1e-5)
+    for encoder, prompts in ((both, both.encode_prompts(texts)), (caption, caption.encode_prompts(texts))):
+        relevance = encoder.relevance(prompts[0], encoder.encode(texts))
+        lost = relevance - encoder.encode(texts) @ prompts[0]
+        assert lost[0] > 0 > -0.3 > lost[1] >= -OPPOSED
+        assert lost[0] < LIFTED / 10
+        assert lost[2] > -0.1
+    (why,) = both.explain(["open the box"], "a dog runs")
+    assert sum(part.score for part in why.sentences) == pytest.approx((1 - OWN_SHARE) * float(alone[2, 0]), abs=1e-4)
+
+
+def test_shared_words_decide_between_captions_of_like_motion(corpus, bring, captions_only, caption):
+    """A rare word that prompt and caption share counts; so do its other forms."""
+    rows = read_captions(corpus)
+    rows[0]["caption"], rows[1]["caption"] = "Open the drawer of Zorbel", "Open the drawer of Quinlax"
+    write_captions(corpus, rows)
+    database, _ = bring(corpus, captions_only)
+    retriever = Retriever(database, caption)
+    for name in ("Zorbel", "Quinlax"):
+        best, other = retriever.search(retriever.query(f"{name} opening the drawer"), 2)
+        assert name in best.record.caption
+        assert best.words > other.words > 0
+        assert best.score > other.score
+        asked = caption.encode_prompts([f"{name} opening the drawer"])[0]
+        relevance = float(caption.relevance(asked, caption.encode([best.record.caption]))[0])
+        assert best.score == pytest.approx((1 - WORDS_SHARE) * relevance + best.words, abs=2e-3)
+    found = retriever.search(retriever.query("Zorbel opening the drawer"), where="caption NOT LIKE '%Zorbel%'")
+    assert not any("Zorbel" in reference.record.caption for reference in found)
+    assert retriever.search(Query(text=retriever.query("open the drawer").text))[0].words == 0
+
+
+def test_words_count_once_and_by_their_stems_from_the_first_clip_on(captions_only, corpus, tmp_path):
+    """Before any index is extended too, with and without a condition."""
+    database = MotionDatabase.create(tmp_path / "db", captions_only.settings)
+    ingest(read_jobs(corpus), database, captions_only)
+    assert "caption" in database.indices()
+    all_rows = database.sharing_words("opening drawers", 12)
+    assert len(all_rows) >= 3  # open the drawer, close the drawer, open the lid
+    assert database.sharing_words("Drawers, drawers; opening?", 12) == pytest.approx(all_rows)
+    some = database.sharing_words("opening drawers", 12, where="caption LIKE '%drawer%'")
+    assert some == pytest.approx({row: points for row, points in all_rows.items() if row in some})
+    assert len(some) == 2
+    assert database.sharing_words("?! 球", 12) == {}
+
+
+def test_words_find_what_vectors_do_not(retriever, monkeypatch):
+    """A caption that shares rare words is compared too, however many are nearer by their vectors."""
+    monkeypatch.setattr(search, "FEWEST", 1)
+    asked, other = retriever.query("Close the lid of the red box"), retriever.query("wipe the desk")
+    for words, there in ((asked.words, True), ("", False)):
+        found, _ = retriever._candidates(replace(other, words=words), 1, None, -1.0, False)
+        ids = ", ".join(f"'{item.row['id']}'" for item in found)
+        texts = {row["caption"] for row in retriever.database.rows(["caption"], f"id IN ({ids})")}
+        assert ("Close the lid of the red box" in texts) == there
+
+
+def test_the_bundled_encoder_has_no_revision(caption):
+    assert load_caption_encoder("minilm").info == load_caption_encoder().info == caption.info
+    with pytest.raises(MotionRAGError, match="has no revision 'main'"):
+        load_caption_encoder("minilm", revision="main")
 
 
 def test_exact_search_agrees_where_there_is_no_index(retriever):

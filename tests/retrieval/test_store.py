@@ -35,6 +35,8 @@ class OtherText:
     def encode(self, texts):
         return self.text.encode(texts)[:, ::-1]
 
+    encode_prompts = encode
+
 
 def contents(database):
     """Everything in a database, by id."""
@@ -64,7 +66,7 @@ def test_settings_survive_the_disk(full, encoders):
     [
         ({"motion": None, "motion_tokens": None}, "motion: .*videomae.* against none"),
         ({"features": True}, "features: kept in one"),
-        ({"caption_method": "0" * 64}, "another version of the motion lexicon"),
+        ({"caption_method": "0" * 64}, "another version of the caption encoder"),
     ],
 )
 def test_other_settings_are_refused_by_name(full, change, message):
@@ -119,12 +121,12 @@ def test_export_and_back_without_the_videos(full, encoders, tmp_path):
 
 
 def test_a_database_is_a_source_and_captions_are_encoded_anew(full, caption, tmp_path):
-    other = CaptionEncoder(OtherText(caption.text))
-    settings = replace(full.settings, text=other.text.info)
+    other = CaptionEncoder(OtherText(caption.motion))
+    settings = replace(full.settings, text=other.info, text_width=other.width)
     database = MotionDatabase.create(tmp_path / "db", settings)
     take_over(open_shelf(full.uri), database, other)
     part = next(database.scan(["caption", "text_vector"]))
-    vectors = array_of(part, "text_vector", (caption.width,))
+    vectors = array_of(part, "text_vector", (other.width,))
     np.testing.assert_allclose(vectors, other.encode(part.column("caption").to_pylist()), atol=1e-3)
     assert {row["id"] for row in database.rows(["id"])} == set(contents(full))
 
@@ -228,7 +230,7 @@ def test_verify_notices_missing_files_and_columns(corpus, bring, captions_only):
 def test_indices_are_built_when_the_size_warrants(corpus, bring, captions_only, monkeypatch):
     """The thresholds are lowered to this size; what is built and that it answers as before is what counts."""
     database, _ = bring(corpus, captions_only)
-    assert database.indices() == []
+    assert database.indices() == ["caption"]  # its words
     retriever = Retriever(database, captions_only.caption)
     query = retriever.query("open the box")
     before = [reference.record.id for reference in retriever.search(query, floor=-1)]

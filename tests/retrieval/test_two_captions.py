@@ -61,15 +61,24 @@ def test_search_compares_the_one_and_gives_the_other(database, caption):
     assert "llm_caption" not in record.metadata
 
 
+def test_words_count_of_the_caption_that_is_compared(database):
+    assert database.sharing_words("sunlit office", 12) == {}
+    for words, count in (("drawers", 2), ("someone stacking", 1)):
+        assert len(database.sharing_words(words, 12)) == count
+
+
 def test_a_row_without_is_compared_by_its_caption(database, caption):
     record = best(database, caption, "boxes are stacked")
     assert (record.retrieval_caption, record.caption) == (None, "Someone stacks the boxes on the desk.")
 
 
-def test_it_is_shown_and_exported(database, caption, capsys, tmp_path):
-    assert main(["search", "open the drawer", "--db", database.uri, "--json", "-k", "1"]) == 0
+def test_it_is_shown_explained_and_exported(database, caption, capsys, tmp_path):
+    assert main(["search", "open the drawer", "--db", database.uri, "--json", "--explain", "-k", "1"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
     assert found["retrieval_caption"] == "Open the drawer of the desk"
+    (part,) = found["why"]["sentences"]
+    assert part["sentence"] == "Open the drawer of the desk"
+    assert part["score"] + found["why"]["words"] + found["why"]["long"] == pytest.approx(found["score"], abs=2e-3)
     assert main(["db", "show", "clip_000.mp4", "--db", database.uri]) == 0
     assert "Open the drawer of the desk" in capsys.readouterr().out
     export(database, tmp_path / "all.parquet")

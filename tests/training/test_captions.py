@@ -9,10 +9,10 @@ import torch
 
 from motionrag import MotionRAGError, checkpoint
 from motionrag.cli import main
-from motionrag.encoders.motion_text import MotionText, unpack
+from motionrag.encoders.motion_network import MotionText, load_network, unpack
 from motionrag.encoders.text import minilm_folder
 from motionrag.training.captions import CaptionSettings, CaptionsTask
-from motionrag.training.texts import Batches, BatchSettings, held_out, opposites, read_texts
+from motionrag.training.texts import Batches, BatchSettings, held_out, opposites, read_axes, read_texts, text_key
 
 ROOT = Path(__file__).parents[2]
 TEXTS = ROOT / "recipes/captions/texts"
@@ -49,6 +49,9 @@ def texts(tmp_path):
         for number in range(12):
             (folder / f"{name}.txt").open("a").write(GROUP.replace("a door", f"{name} door {number}") + "\n")
     (folder / "scenery.list").write_text("A lamp hangs above.\nThe wall is blue.\n")
+    values = {"open the door": "open_close=1.00", "close the door": "open_close=-1.00 swing=0.10"}
+    values["a boy closes the barn door"] = values["close the door"]
+    (folder / "axes.tsv").write_text("".join(f"{text_key(text)}\t{value}\n" for text, value in values.items()))
     return folder
 
 
@@ -56,6 +59,10 @@ def test_all_of_the_training_text_is_understood():
     groups, scenery = read_texts(TEXTS)
     assert len(groups) > 1500
     assert len(scenery) == 900
+    axes, values = read_axes(TEXTS)
+    texts = {text_key(text) for group in groups for text in (*group.shorts, *(prompt for prompt, _ in group.pairs))}
+    assert len(axes) > 90
+    assert values.keys() <= texts
     assert sum(len(group.pairs) for group in groups) > 3800
     training, out = held_out(groups)
     assert 0.05 < len(out) / len(groups) < 0.15
@@ -107,6 +114,56 @@ def test_batches_hold_opposites_in_the_same_scenes_and_follow_their_seed(texts):
     assert any("A lamp hangs above." in one.text or "The wall is blue." in one.text for one in told)
 
 
+def test_texts_are_placed_on_axes_and_captions_where_their_prompts_are(texts):
+    task = CaptionsTask(CaptionSettings(texts=str(texts), batch=SMALL))
+    assert task.axes == ["open_close", "swing"]
+    placed, known = dict[str, list[float]](), dict[str, bool]()
+    for seed in range(4):  # a batch has one or two of a group's pairs
+        batch = task.batch(1, torch.Generator().manual_seed(seed))
+        decoded = [task.tokenizer.decode([token for token in ids if token]) for ids in batch["ids"].tolist()]
+        placed |= dict(zip(decoded, batch["axes"].tolist(), strict=True))
+        known |= dict(zip(decoded, batch["placed"].tolist(), strict=True))
+    closed = pytest.approx([-1, 0.1])
+    assert placed["close the door"] == placed["a boy closes the barn door"] == closed
+    assert (
+        next(value for text, value in placed.items() if text.startswith("a barn at noon") and "pushes" in text)
+        == closed
+    )
+    assert any("close the door" in text and len(text) > 20 and value == closed for text, value in placed.items())
+    assert not known["a nurse closes the ward door"]
+    assert all(known[text] == any(placed[text]) for text in known)
+
+
+def test_values_that_are_not_understood_and_other_axes(texts, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"task: captions\ntexts: {texts}\nfrozen: 5\nbatch: {{groups: 4, pairs: 0.5}}\n"
+        "train: {steps: 1, batch: 1, lr: 1e-3, warmup: 1, ema: 0, sample_every: 0}\n"
+    )
+    assert main(["train", str(recipe), "--out", str(tmp_path / "run"), "--device", "cpu"]) == 0
+    (texts / "axes.tsv").write_text("abc\tjump=1\n")
+    with pytest.raises(MotionRAGError, match="places texts on other axes than"):
+        CaptionsTask(CaptionSettings(texts=str(texts), init=str(tmp_path / "run/final")))
+    for line in ("abc\tjump", "abc\tjump=far", "abc\tjump=1=2"):
+        (texts / "axes.tsv").write_text(f"abc\tjump=1\n{line}\n")
+        with pytest.raises(MotionRAGError, match=r"axes\.tsv: line 2 does not hold values on axes"):
+            read_axes(texts)
+
+
+def test_the_second_network_learns_without_attention_and_is_written_at_low_rank(texts, tmp_path):
+    recipe = (ROOT / "recipes/captions/whole.yaml").read_text().replace("recipes/captions/texts", str(texts))
+    (tmp_path / "whole.yaml").write_text(recipe.replace("groups: 48", "groups: 4"))
+    command = ["train", str(tmp_path / "whole.yaml"), "--out", str(tmp_path / "run"), "--device", "cpu"]
+    assert main([*command, "--set", "train.steps=2", "--set", "train.sample_every=0"]) == 0
+    network = load_network(tmp_path / "run/final")
+    before = MotionText(minilm_folder()).state_dict()
+    changed = {name: value - before[name] for name, value in network.state_dict().items() if name in before}
+    changed = {name: value for name, value in changed.items() if value.any()}
+    assert changed
+    assert not any(name.startswith("weigh.") or f".layer.{layer}." in name for name in changed for layer in range(3))
+    assert all(torch.linalg.matrix_rank(value) <= 16 for value in changed.values() if value.dim() == 2)
+
+
 def test_it_learns_resumes_and_exports(texts, tmp_path):
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(
@@ -119,7 +176,7 @@ def test_it_learns_resumes_and_exports(texts, tmp_path):
     tuned, settings = checkpoint.load(tmp_path / "run/final/model.safetensors", tmp_path / "run/final/config.json")
     assert settings["recipe"] == "captions"
     assert not any(f".layer.{layer}." in name for name in tuned for layer in range(4))
-    unpack(network := MotionText(minilm_folder()), tuned)
+    unpack(network := MotionText(minilm_folder(), settings["axes"]), tuned)
     task = CaptionsTask(CaptionSettings(texts=str(texts), batch=SMALL))
     batch = task.batch(1, torch.Generator().manual_seed(5))
     with torch.no_grad():

@@ -125,7 +125,7 @@ def _from_shelf(
         )
         settings = replace(
             shelf.settings,
-            text=caption.text.info,
+            text=caption.info,
             caption_method=method_fingerprint(),
             text_width=caption.width,
         )

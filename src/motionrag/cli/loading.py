@@ -22,7 +22,11 @@ def add_encoder_options(parser: argparse.ArgumentParser) -> None:
         "encoders",
         "what a new database is made with; one that is there goes on with its own. MODEL: hub id or folder",
     )
-    group.add_argument("--text", metavar="MODEL", help="text encoder (default: minilm, which needs no download)")
+    group.add_argument(
+        "--text",
+        metavar="MODEL",
+        help="a sentence-transformers model to take part beside the bundled caption encoder (default: none)",
+    )
     group.add_argument(
         "--motion", metavar="MODEL", help="motion encoder, such as MCG-NJU/videomae-base-finetuned-ssv2"
     )
@@ -72,10 +76,9 @@ def chosen_encoders(arguments: argparse.Namespace, made: DatabaseSettings | None
 
 def caption_encoder(name: str | None, revision: str | None, device: str) -> CaptionEncoder:
     """The encoder of captions and prompts."""
-    from motionrag.encoders import load_text_encoder
-    from motionrag.retrieval.vectors import CaptionEncoder
+    from motionrag.retrieval.vectors import load_caption_encoder
 
-    return CaptionEncoder(load_text_encoder(name or "minilm", revision=revision, device=device))
+    return load_caption_encoder(name, revision=revision, device=device)
 
 
 def load_video_encoder(kind: str, name: str, revision: str | None, device: str) -> VideoEncoder:

@@ -13,10 +13,12 @@ from motionrag.cli.loading import add_device_option
 from motionrag.errors import MotionRAGError
 
 if TYPE_CHECKING:
+    from motionrag.encoders.motion_text import Explanation
     from motionrag.retrieval.search import Query, Retriever
     from motionrag.types import Reference
 
 NOTHING = "no relevant reference"
+LEAST_SHOWN = 0.02  # of the score: axes of motion that add or take less are not shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--exclude", action="append", default=[], metavar="CLIP", help="id or path to leave out")
     parser.add_argument("--floor", type=float, metavar="F", help="lowest relevance, in [-1, 1] (see the docs)")
     parser.add_argument("--queries", type=Path, metavar="FILE", help=".jsonl with a `prompt` a line: many in one go")
+    parser.add_argument(
+        "--explain",
+        action="store_true",
+        help="show what adds to each score: sentences of the caption, motion, shared words",
+    )
     parser.add_argument("--sheet", type=Path, metavar="FILE", help="draw the references as film strips, a .png")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_device_option(parser)
@@ -48,18 +55,23 @@ def run(arguments: argparse.Namespace) -> None:
         raise MotionRAGError(f"{arguments.sheet}: a sheet is a .png")
     if arguments.queries is not None and (arguments.sheet is not None or arguments.image is not None):
         raise MotionRAGError("--queries goes with neither --sheet nor --image")
+    if arguments.explain and arguments.clip is not None:
+        raise MotionRAGError("--explain reads captions, and --clip compares none: give a PROMPT")
     prompts = list(_prompts(arguments.queries)) if arguments.queries is not None else None
     retriever = _retriever(arguments)
     if prompts is not None:
         for row in prompts:
             found = _search(retriever, retriever.query(row["prompt"]), arguments)
-            print(json.dumps({**row, "references": [plain(reference) for reference in found]}), flush=True)
+            why = _why(retriever, row["prompt"], found, arguments)
+            lines = [plain(reference, parts) for reference, parts in zip(found, why, strict=True)]
+            print(json.dumps({**row, "references": lines}), flush=True)
         return
     found = _search(retriever, _query(retriever, arguments), arguments)
+    why = _why(retriever, arguments.prompt, found, arguments)
     if arguments.json:
-        print(json.dumps([plain(reference) for reference in found]))
+        print(json.dumps([plain(reference, parts) for reference, parts in zip(found, why, strict=True)]))
     else:
-        _print(found)
+        _print(found, why)
     if not found:
         print(f"motionrag search: {NOTHING} in {arguments.db}", file=sys.stderr)
     elif arguments.sheet is not None:
@@ -67,10 +79,26 @@ def run(arguments: argparse.Namespace) -> None:
         print(arguments.sheet, file=sys.stderr)
 
 
-def plain(reference: Reference) -> dict[str, Any]:
-    """A reference as printed."""
+def plain(reference: Reference, why: Explanation | None = None) -> dict[str, Any]:
+    """A reference as printed; with `why`, what adds to its score too."""
     record = reference.record
     second = {"retrieval_caption": record.retrieval_caption} if record.retrieval_caption else {}
+    explained = (
+        {
+            "why": {
+                "sentences": [
+                    {"sentence": part.text.strip(), "share": round(part.share, 4), "score": round(part.score, 4)}
+                    for part in why.sentences
+                ],
+                "axes": {name: round(value, 4) for name, value in why.axes.items() if abs(value) >= LEAST_SHOWN},
+                "long": round(why.lifted, 4),
+                "opposed": round(why.opposed, 4),
+                "words": round(reference.words, 4),
+            }
+        }
+        if why
+        else {}
+    )
     return {
         "rank": reference.rank + 1,
         "score": reference.score,
@@ -79,6 +107,7 @@ def plain(reference: Reference) -> dict[str, Any]:
         "end_s": record.end_s,
         "caption": record.caption,
         **second,
+        **explained,
         "id": record.id,
         "metadata": dict(record.metadata),
     }
@@ -137,7 +166,36 @@ def _prompts(path: Path) -> Iterator[dict[str, Any]]:
         yield row
 
 
-def _print(found: Sequence[Reference]) -> None:
+def _why(
+    retriever: Retriever, prompt: str | None, found: Sequence[Reference], arguments: argparse.Namespace
+) -> Sequence[Explanation | None]:
+    """Why each reference was found; None where it is not asked for."""
+    if not arguments.explain or prompt is None:
+        return [None for _ in found]
+    return retriever.explain(prompt, found, image=arguments.image is not None)
+
+
+def _reasons(reference: Reference, why: Explanation) -> str:
+    """The sentences that add most and lower it most, the others together, shared words, and axes of motion."""
+    best = max(why.sentences, key=lambda part: part.score)
+    worst = min(why.sentences, key=lambda part: part.score)
+    named = [best, worst] if worst is not best and worst.score < 0 else [best]
+    lines = [f"{part.score:+.2f} {part.text.strip()}" for part in named]
+    if left := len(why.sentences) - len(named):
+        others = sum(part.score for part in why.sentences) - sum(part.score for part in named)
+        lines.append(f"{others:+.2f} the other {f'{left} sentences' if left > 1 else 'sentence'}")
+    if why.lifted >= LEAST_SHOWN:
+        lines.append(f"{why.lifted:+.2f} long caption")
+    if why.opposed:
+        lines.append(f"{why.opposed:+.2f} moves the opposite way")
+    if reference.words:
+        lines.append(f"{reference.words:+.2f} shared words")
+    if axes := [f"{name} {value:+.2f}" for name, value in why.axes.items() if abs(value) >= LEAST_SHOWN]:
+        lines.append(f"motion: {', '.join(axes)}")
+    return "\n".join(lines)
+
+
+def _print(found: Sequence[Reference], why: Sequence[Explanation | None]) -> None:
     from rich.console import Console
     from rich.table import Table
 
@@ -149,11 +207,15 @@ def _print(found: Sequence[Reference]) -> None:
     table.add_column("score", justify="right")
     table.add_column("seconds", justify="right")
     table.add_column("caption", ratio=3, overflow="fold")
+    if explained := any(why):
+        table.add_column("why", ratio=3, overflow="fold")
     table.add_column("video", ratio=2, overflow="fold")
-    for reference in found:
+    for reference, reason in zip(found, why, strict=True):
         record = reference.record
         seconds = f"{record.start_s:.1f}-{record.end_s:.1f}"
-        table.add_row(str(reference.rank + 1), f"{reference.score:.3f}", seconds, record.caption, record.video)
+        reasons = [_reasons(reference, reason) if reason else ""] if explained else []
+        row = [str(reference.rank + 1), f"{reference.score:.3f}", seconds, record.compared, *reasons, record.video]
+        table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else 160, markup=False, highlight=False).print(table)
 
 

@@ -1,22 +1,28 @@
-"""The caption encoder: MiniLM, fine-tuned to compare captions by the motion they describe.
+"""The caption encoder: MiniLM twice, fine-tuned to compare captions by the motion they describe.
 
-A text of any length becomes one vector: an attention-weighted mean of its tokens, so that a sentence of scenery
-weighs little and the sentence with the motion much. How it was trained: `recipes/captions`.
+A text of any length becomes one vector of two networks. The first is tuned hard, for motion: it takes an
+attention-weighted mean of a text's tokens, so that a sentence of scenery weighs little and the one with the motion
+much; from that mean come a direction and a place on named axes of motion, on which opposites differ in sign. The
+second is tuned gently, for all that a caption says: the mean of its tokens. How they were trained:
+`recipes/captions`.
 """
 
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from motionrag import checkpoint
+from motionrag.encoders.motion_network import GAIN, MotionText, load_network, tokenizer
 from motionrag.encoders.protocols import EncoderInfo
 from motionrag.encoders.sentences import sentences
 from motionrag.encoders.text import MINILM, checked, minilm_folder
@@ -27,12 +33,13 @@ if TYPE_CHECKING:
 
 WINDOW = 254
 """Tokens encoded together, beside the two that mark start and end; longer texts are split."""
-GAIN = 16.0
-"""Scale of the attention logits, so that they are learned as quickly as the layers are."""
 BATCH = 32
 """Windows per forward pass."""
-_SIZE = ".size"
-"""Ends the names of the sizes of steps among packed weights."""
+PLACE, WHOLE = 0.7, 0.8
+"""Weights in the dot product of the place on the axes and of the second direction, beside 1 for the first."""
+LONG, FADED = 64, 0.7
+"""With the share r = min(1, n / LONG)^2, a caption of n tokens has r of its second direction and 1 - FADED r of its
+place: a short caption says its motion in all of its words, a long one says much else that a prompt may name."""
 
 
 @dataclass(frozen=True)
@@ -44,117 +51,185 @@ class Part:
     share: float
     """Its share of the caption's attention, in [0, 1]; those of a caption add up to 1."""
     score: float
-    """What it adds to the cosine; those of a caption add up to the cosine. A negative one lowers it."""
+    """What it adds to the similarity; those of a caption add up to it. A negative one lowers it."""
 
 
-class MotionText(nn.Module):
-    """The network: token vectors of MiniLM [N,L,D], and the attention that each gets.
+@dataclass(frozen=True)
+class Explanation:
+    """Why a caption is like a prompt, or is not."""
 
-    Args:
-        folder: MiniLM's configuration and weights.
-        axes: How many axes of motion it places texts on.
-    """
+    sentences: list[Part]
+    """The caption's, in its order; what they add is the similarity."""
+    axes: dict[str, float]
+    """What named axes of motion add, a part of what the sentences do, largest first; opposites add less than 0."""
+    lifted: float = 0.0
+    """What is added beside because the caption is long."""
+    opposed: float = 0.0
+    """Likewise, at most 0, because it moves the opposite way."""
 
-    def __init__(self, folder: Path, axes: int) -> None:
-        super().__init__()
-        from safetensors.torch import load_file
+    def times(self, factor: float) -> Explanation:
+        """The explanation of a similarity that is so many times as large."""
+        return Explanation(
+            [replace(part, score=factor * part.score) for part in self.sentences],
+            {name: factor * value for name, value in self.axes.items()},
+            factor * self.lifted,
+            factor * self.opposed,
+        )
 
-        from motionrag.encoders.source import quiet
 
-        with quiet():
-            from transformers import BertConfig, BertModel
-        settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        config = BertConfig(**{**settings, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
-        self.bert = BertModel(config, add_pooling_layer=False)
-        state = {k: v.float() for k, v in load_file(folder / "model.safetensors").items() if "pooler" not in k}
-        state.pop("embeddings.position_ids", None)
-        self.bert.load_state_dict(state)
-        self.weigh = nn.Linear(config.hidden_size, 1, bias=False)
-        nn.init.zeros_(self.weigh.weight)
-        self.place = nn.Linear(config.hidden_size, axes, bias=False)
-        nn.init.zeros_(self.place.weight)
+_PROMPT = (PLACE**0.5, 1.0, WHOLE**0.5)
 
-    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Token ids and mask, both [N,L], to vectors [N,L,D] and attention logits [N,L]."""
-        hidden = self.bert(input_ids=ids, attention_mask=mask).last_hidden_state
-        logits = (GAIN * self.weigh(hidden)[..., 0]).masked_fill(mask == 0, -torch.inf)
-        return hidden, logits
+
+def _scales(tokens: int) -> tuple[float, float, float]:
+    """Of a caption's place and directions."""
+    long = min(1.0, tokens / LONG) ** 2
+    return _PROMPT[0] * (1 - FADED * long), 1.0, _PROMPT[2] * long
 
 
 class MotionTextEncoder:
     """Captions and prompts to vectors that compare by motion first, by things second; also a `TextEncoder`.
 
+    A vector is [sqrt(PLACE) p ; m ; sqrt(WHOLE) t] at length 1, with the first network's place p on the axes and its
+    direction m (length 1), and the second's direction t (length 1), p and t of captions scaled as LONG says; zeros
+    after it make its width a multiple of 8.
+
     Args:
-        network: With its weights, in evaluation mode.
+        motion: The first network with its weights, in evaluation mode.
         tokenizer: Of `tokenizer()`.
-        fingerprint: Of the network, if it is known; 64 hex digits.
+        whole: The second network; without it vectors are the first's alone.
+        fingerprint: Of the networks, if it is known; 64 hex digits.
     """
 
-    def __init__(self, network: MotionText, tokenizer: Any, fingerprint: str | None = None) -> None:
+    def __init__(
+        self, motion: MotionText, tokenizer: Any, whole: MotionText | None = None, fingerprint: str | None = None
+    ) -> None:
         from motionrag.encoders import identity
 
-        self._network, self._tokenizer = network, tokenizer
+        self._networks = [motion] if whole is None else [motion, whole]
+        self._shared: list[MotionText] | None = None  # those on the CPU, while it is elsewhere
+        self._place, self._tokenizer = motion.place.weight.detach().cpu(), tokenizer
         self._begin, self._end = (tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]"))
         self._stops = {tokenizer.token_to_id(mark) for mark in ".!?"}
-        settings = {"tokenizer": tokenizer.to_str(), "window": WINDOW, "gain": GAIN}
+        settings = {
+            "tokenizer": tokenizer.to_str(),
+            "window": WINDOW,
+            "gain": GAIN,
+            "weights": [PLACE, WHOLE, LONG, FADED],
+        }
+        self.axes = len(motion.axes)
+        """How many of a vector's first numbers are a place on axes."""
+        width = self.axes + len(self._networks) * motion.bert.config.hidden_size
         self.info = EncoderInfo(
             kind="text",
             model=MINILM,
-            dimension=network.bert.config.hidden_size,
-            fingerprint=fingerprint or identity.fingerprint(network, settings),
+            dimension=8 * -(-width // 8),
+            fingerprint=fingerprint or identity.fingerprint(nn.ModuleList(self._networks), settings),
         )
 
     def to(self, device: torch.device | str) -> None:
-        """Move it to another device."""
-        if torch.device(device) != self._network.weigh.weight.device:
-            self._network = copy.deepcopy(self._network).to(device)  # that of other encoders stays where it is
+        """Move it to another device; other encoders that share its networks stay where they are."""
+        here, there = self._device, torch.device(device)
+        if here.type == there.type and there.index in (None, here.index):
+            return
+        if self._shared is not None and there.type == "cpu":
+            self._networks, self._shared = self._shared, None
+            return
+        shared = self._networks if here.type == "cpu" else self._shared
+        self._networks = [copy.deepcopy(one).to(there) for one in self._networks]
+        self._shared = shared
 
     def encode(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """N texts of any length to f32 [N, D], each of length 1: the dot product is the cosine.
+        """N captions of any length to f32 [N, D], each of length 1: the dot product with a prompt's is the cosine.
 
         Raises:
             MotionRAGError: If a text is empty or no valid text, or one string is given in place of several.
         """
-        windows = [(i, window) for i, text in enumerate(checked(texts)) for window in self._windows(self._ids(text))]
+        ids = [self._ids(text) for text in checked(texts)]
+        return self._encode(ids, torch.tensor([_scales(len(one)) for one in ids]))
+
+    def encode_prompts(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """N prompts of any length to f32 [N, D], each of length 1.
+
+        Raises:
+            MotionRAGError: As `encode`.
+        """
+        return self._encode([self._ids(text) for text in checked(texts)], torch.tensor([_PROMPT] * len(texts)))
+
+    def _encode(self, texts: Sequence[list[int]], scales: Tensor) -> NDArray[np.float32]:
+        """Token ids of N texts, and scales of their parts [N,3], to f32 [N, D]."""
+        windows = [(i, window) for i, ids in enumerate(texts) for window in self._windows(ids)]
         windows.sort(key=lambda item: len(item[1]))  # windows of like length are padded little
-        sums = torch.zeros(len(texts), self.info.dimension)
-        peaks = torch.full((len(texts),), -torch.inf)
+        width = self._networks[0].bert.config.hidden_size
+        means = torch.zeros(len(self._networks), len(texts), width)
+        sums = torch.full((len(self._networks), len(texts)), -torch.inf)
         for start in range(0, len(windows), BATCH):
             part = windows[start : start + BATCH]
-            found = self._run([window for _, window in part])
-            for (i, _), (vectors, logits) in zip(part, found, strict=True):  # a softmax over all windows of a text
-                peak = torch.maximum(peaks[i], logits.max())
-                sums[i] = sums[i] * (peaks[i] - peak).exp() + (logits - peak).exp() @ vectors
-                peaks[i] = peak
-        return np.asarray(nn.functional.normalize(sums, dim=-1).numpy(), dtype=np.float32)
+            for k, network in enumerate(self._networks):
+                found = self._run(network, [window for _, window in part])
+                for (i, _), (vectors, logits) in zip(part, found, strict=True):  # a softmax over all of its windows
+                    total = torch.logaddexp(sums[k, i], logits.logsumexp(0))
+                    means[k, i] = means[k, i] * (sums[k, i] - total).exp() + (logits - total).exp() @ vectors
+                    sums[k, i] = total
+        joined = nn.functional.normalize(self._joined(means, scales), dim=-1)
+        return np.asarray(joined.numpy(), dtype=np.float32)
 
-    def explain(self, text: str, query: NDArray[np.float32]) -> list[Part]:
-        """What each sentence of a text adds to its cosine with a query's vector f32 [D], in the text's order.
+    @torch.inference_mode()
+    def _joined(self, means: Tensor, scales: Tensor) -> Tensor:
+        """The networks' means [K,N,D], and scales of their parts [N,3], to f32 [N, `info.dimension`]."""
+        parts = [means[0] @ self._place.T, *nn.functional.normalize(means, dim=-1)]
+        joined = torch.cat([scales.view(-1, 3)[:, k, None] * part for k, part in enumerate(parts)], dim=-1)
+        return nn.functional.pad(joined, (0, self.info.dimension - joined.shape[-1]))
+
+    def shares(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The share r of LONG that captions' vectors [N,D] show, in [0, 1], f32 [N]; 1 for long captions."""
+        width = self._place.shape[1]
+        first, second = (vectors[:, start : start + width] for start in (self.axes, self.axes + width))
+        ratio = np.linalg.norm(second, axis=1) / np.maximum(np.linalg.norm(first, axis=1), 1e-6)
+        return np.asarray(ratio / WHOLE**0.5, dtype=np.float32)
+
+    def explain(self, text: str, query: NDArray[np.float32]) -> Explanation:
+        """What each sentence of a caption, and each axis of motion, adds to its cosine with a prompt f32 [D].
 
         Raises:
             MotionRAGError: If the text is empty or no valid text.
         """
         (text,) = checked([text])
         spans, encoded = sentences(text), self._tokenizer.encode(text, add_special_tokens=False)
-        wanted = torch.from_numpy(np.asarray(query, dtype=np.float32))
-        logits, gains, total = list[Tensor](), list[Tensor](), 0.0
-        whole = torch.zeros(self.info.dimension)
-        windows = self._windows(encoded.ids)
-        found = [one for k in range(0, len(windows), BATCH) for one in self._run(windows[k : k + BATCH])]
-        scale = torch.logsumexp(torch.cat([one for _, one in found]), 0)
-        for vectors, one in found:
-            weights = (one - scale).exp()
-            whole += weights @ vectors
-            logits.append(weights[1:-1])
-            gains.append(weights[1:-1] * (vectors[1:-1] @ wanted))
-        total = float(whole @ wanted / whole.norm())
         ends = np.array([end for _, end in spans])
         owners = np.searchsorted(ends, [start for start, _ in encoded.offsets], side="right")
-        share = np.bincount(owners, torch.cat(logits).numpy(), minlength=len(spans))
+        windows = self._windows(encoded.ids)
+        weights, tokens = list[Tensor](), list[Tensor]()
+        for network in self._networks:
+            found = [
+                one for k in range(0, len(windows), BATCH) for one in self._run(network, windows[k : k + BATCH])
+            ]
+            scale = torch.logsumexp(torch.cat([logits for _, logits in found]), 0)
+            weights.append(torch.cat([(logits - scale).exp() for _, logits in found]))
+            tokens.append(torch.cat([vectors for vectors, _ in found]))
+        means = torch.stack([shares @ vectors for shares, vectors in zip(weights, tokens, strict=True)])
+        scales = torch.tensor(_scales(len(encoded.ids)))
+        joined = self._joined(means[:, None], scales[None])[0]
+        inner = torch.cat([torch.tensor([False, *[True] * (len(window) - 2), False]) for window in windows])
+        share = np.bincount(owners, weights[0][inner].numpy(), minlength=len(spans))
         share = share / share.sum() if share.sum() > 0 else np.full(len(spans), 1 / len(spans))
-        score = np.bincount(owners, torch.cat(gains).numpy(), minlength=len(spans)) / float(whole.norm())
+        wanted = torch.from_numpy(np.asarray(query, dtype=np.float32))
+        towards = self._toward(means, wanted, scales)
+        added = torch.stack([w * (v @ toward) for w, v, toward in zip(weights, tokens, towards, strict=True)]).sum(0)
+        score = np.bincount(owners, added[inner].numpy(), minlength=len(spans)) / float(joined.norm())
+        total = float(joined @ wanted / joined.norm())
         score += (total - score.sum()) * share  # of the marks of start and end, which sum up their window
-        return [Part(text[a:b], float(s), float(g)) for (a, b), s, g in zip(spans, share, score, strict=True)]
+        named = [Part(text[a:b], float(s), float(g)) for (a, b), s, g in zip(spans, share, score, strict=True)]
+        values = (joined * wanted / joined.norm()).tolist()
+        axes = sorted(zip(self._networks[0].axes, values, strict=False), key=lambda item: -abs(item[1]))
+        return Explanation(named, dict(axes))
+
+    @torch.inference_mode()
+    def _toward(self, means: Tensor, query: Tensor, scales: Tensor) -> list[Tensor]:
+        """Of each network the vector [D] whose dot product with its mean [K,D] is what it adds, before length 1."""
+        axes, width = self._place.shape
+        place, *directions = query[: axes + len(means) * width].split([axes, *[width] * len(means)])
+        found = [scale * one / mean.norm() for scale, one, mean in zip(scales[1:], directions, means, strict=False)]
+        return [found[0] + scales[0] * place @ self._place, *found[1:]]
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
@@ -172,8 +247,12 @@ class MotionTextEncoder:
             if start >= len(ids):
                 return found
 
+    @property
+    def _device(self) -> torch.device:
+        return self._networks[0].weigh.weight.device
+
     @torch.inference_mode()
-    def _run(self, windows: Sequence[Sequence[int]]) -> list[tuple[Tensor, Tensor]]:
+    def _run(self, network: nn.Module, windows: Sequence[Sequence[int]]) -> list[tuple[Tensor, Tensor]]:
         """Of each window its vectors f32 [L,D] and attention logits f32 [L], on the CPU."""
         length = max(map(len, windows))
         ids = torch.zeros(len(windows), length, dtype=torch.long)
@@ -181,54 +260,43 @@ class MotionTextEncoder:
         for row, window in enumerate(windows):
             ids[row, : len(window)] = torch.tensor(window)
             mask[row, : len(window)] = 1
-        device = self._network.weigh.weight.device
-        hidden, logits = (part.float().cpu() for part in self._network(ids.to(device), mask.to(device)))
+        hidden, logits = (part.float().cpu() for part in network(ids.to(self._device), mask.to(self._device)))
         return [(hidden[row, : len(window)], logits[row, : len(window)]) for row, window in enumerate(windows)]
 
 
-def pack(network: MotionText) -> dict[str, Tensor]:
-    """What a tuned network has otherwise than MiniLM, a byte a weight.
+@cache
+def bundled_fingerprint() -> str:
+    """SHA-256, 64 hex digits, of the bundled caption encoder: files and settings, not sums that machines round."""
+    from motionrag.registry import embedded
 
-    Matrices become int8 steps from MiniLM's, with the size of a step for each row; vectors are kept as they are.
-    """
-    before = MotionText(minilm_folder(), network.place.out_features).state_dict()
-    found = dict[str, Tensor]()
-    for name, tensor in network.state_dict().items():
-        change = tensor.detach().cpu().float() - before[name]
-        if not change.any():
-            continue
-        if change.dim() < 2:
-            found[name] = tensor.detach().cpu().float()
-            continue
-        size = change.abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / 127
-        found[name] = (change / size).round().to(torch.int8)
-        found[f"{name}{_SIZE}"] = size
-    return found
+    digest = hashlib.sha256(json.dumps([WINDOW, GAIN, PLACE, WHOLE, LONG, FADED]).encode())
+    minilm = minilm_folder()
+    files = [minilm / name for name in ("config.json", "tokenizer.json", "model.safetensors")]
+    files += [embedded("captions") / part / checkpoint.WEIGHTS_NAME for part in ("motion", "whole")]
+    for file in files:
+        try:
+            digest.update(file.read_bytes())
+        except OSError as error:
+            raise MotionRAGError(f"{file}: is missing or cannot be read; install motionrag again") from error
+    return digest.hexdigest()
 
 
-def unpack(network: MotionText, packed: Mapping[str, Tensor]) -> None:
-    """Put what `pack` made into a network that is MiniLM.
+@cache
+def _bundled() -> tuple[MotionText, Any, MotionText]:
+    from motionrag.registry import embedded
+
+    motion, whole = (load_network(embedded("captions") / part) for part in ("motion", "whole"))
+    return motion, tokenizer(), whole
+
+
+def load_motion_text(device: str = "cpu") -> MotionTextEncoder:
+    """The bundled caption encoder; on the CPU all share its networks.
 
     Raises:
-        MotionRAGError: If it is of another network.
+        MotionRAGError: If MiniLM's package or the tuned weights are missing or damaged, or there is no such device.
     """
-    state = network.state_dict()
-    for name, tensor in packed.items():
-        if name.endswith(_SIZE):
-            continue
-        if name not in state or state[name].shape != tensor.shape:
-            raise MotionRAGError(
-                f"these are no weights of the caption encoder: {name} is not in MiniLM at that size"
-            )
-        steps = packed.get(f"{name}{_SIZE}")
-        state[name].copy_(tensor if steps is None else state[name] + steps * tensor.float())
+    from motionrag.encoders.source import checked_device
 
-
-def tokenizer() -> Any:
-    """MiniLM's, of the library tokenizers; it cuts and pads nothing."""
-    from tokenizers import Tokenizer
-
-    found = Tokenizer.from_file(str(minilm_folder() / "tokenizer.json"))
-    found.no_padding()
-    found.no_truncation()
-    return found
+    encoder = MotionTextEncoder(*_bundled(), fingerprint=bundled_fingerprint())
+    encoder.to(checked_device(device))
+    return encoder

@@ -13,7 +13,7 @@ from torch import Tensor
 from motionrag.errors import MotionRAGError, did_you_mean
 
 TEMPERATURE = 0.07
-"""Difference of similarities, cosines of captions, at which one reference weighs e times as much as another."""
+"""Difference of similarities, scores of a search, at which one reference weighs e times as much as another."""
 
 
 def mean(motion: Tensor, similarity: Tensor) -> Tensor:

@@ -30,7 +30,7 @@ ENCODERS = {
     "appearance": ("facebook/dinov2-large", "apache-2.0"),
 }
 """The encoders of the published bundles: hub id and licence."""
-PARTS = ("base", "motion", "appearance", "bundle", "database")
+PARTS = ("base", "motion", "appearance", "bundle", "captions", "database")
 """What the embedded default is made of."""
 ALLOWANCE = {FULL: 12e9, OFFLOAD: 8e9, LOW: 5e9}
 """Bytes beside the base's weights, by memory mode: our own modules, and what is computed at the published size.

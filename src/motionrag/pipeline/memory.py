@@ -111,8 +111,7 @@ def arrange(pipe: Any, spec: BaseSpec, memory: str, device: torch.device, *, qua
 
 def move_encoders(retriever: Retriever, device: torch.device) -> None:
     """Move the encoders of captions, motion and appearance to a device."""
-    text = retriever.caption.text if retriever.caption is not None else None
-    for encoder in (text, retriever.motion, retriever.appearance):
+    for encoder in (retriever.caption, retriever.motion, retriever.appearance):
         if encoder is not None:
             encoder.to(device)
 

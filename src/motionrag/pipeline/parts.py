@@ -14,11 +14,11 @@ from motionrag.errors import MotionRAGError
 from motionrag.models.bundle import MotionBundle
 from motionrag.pipeline.result import RecordedReference
 from motionrag.registry import BASES, EMBEDDED, base_spec, embedded
-from motionrag.retrieval.captions import load_caption_encoder
 from motionrag.retrieval.lance import any_of
 from motionrag.retrieval.schema import RECORD_COLUMNS, array_of, record_of
 from motionrag.retrieval.search import Retriever
 from motionrag.retrieval.store import MotionDatabase
+from motionrag.retrieval.vectors import load_caption_encoder
 from motionrag.types import Reference
 
 KINDS = ("motion", "appearance")

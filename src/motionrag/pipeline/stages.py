@@ -81,7 +81,7 @@ class Stages:
         """What clips are made with unless something else is asked for."""
         self.null = self._no_motion()
         """Motion tokens [1,Q,D] of a clip in which nothing is, against which guidance sets the motion."""
-        retriever.query("something moves")  # loads the lexicon and the tagger
+        retriever.query("something moves")  # the first is slower
         self.fingerprint = base_fingerprint(pipe, self.spec)  # of the weights as loaded, before they are arranged
         """Of the base: SHA-256, 64 hex digits."""
         self.dtype = str(getattr(pipe, self.spec.denoiser).dtype).removeprefix("torch.")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from motionrag import checkpoint
+from motionrag.encoders import TextEncoder, load_text_encoder
 from motionrag.errors import MotionRAGError
 from motionrag.evaluation.suite import Suite, System
 from motionrag.evaluation.targets import Asked, asked
@@ -52,6 +53,7 @@ class Systems:
         """The clips."""
         steering = {**rag.bundle.adapter.state_dict(), "no motion": rag.null}
         self._steering = checkpoint.fingerprint(steering, asdict(rag.bundle.adapter.config))
+        self._plain: TextEncoder | None = None
         self._words: dict[str, tuple[list[dict[str, Any]], NDArray[np.float32]]] = {}
 
     def seed(self, number: int) -> int:
@@ -118,13 +120,12 @@ class Systems:
         if system.search == "random":
             order = np.random.default_rng(self.seed(number)).permutation(len(rows))
             order = order[: system.references]
-            scores = vectors[order] @ wanted
+            scores = retriever.caption.relevance(wanted, vectors[order])  # type: ignore[union-attr]
             order, scores = order[np.argsort(-scores)], np.sort(scores)[::-1]
             chosen = [(rows[i], s) for i, s in zip(order, scores, strict=True) if s >= FLOOR]
         else:
             whole = self._whole(system.database)
-            text = retriever.caption.text  # type: ignore[union-attr]
-            scores = whole @ text.encode([self.asked.queries[number]])[0]
+            scores = whole @ self._text(retriever).encode([self.asked.queries[number]])[0]
             chosen = [(rows[i], scores[i]) for i in np.argsort(-scores, kind="stable")]
         kept = [(row, score) for row, score in chosen if row["video"] not in exclude][: system.references]
         return recorded_references(retriever.database, [_recorded(row, float(score)) for row, score in kept])
@@ -147,9 +148,16 @@ class Systems:
         name = f"whole {database}"
         if name not in self._words:
             rows, _ = self._all(database)
-            text = self.retrievers[database].caption.text  # type: ignore[union-attr]
+            text = self._text(self.retrievers[database])
             self._words[name] = rows, text.encode([row.get(RETRIEVAL_CAPTION) or row["caption"] for row in rows])
         return self._words[name][1]
+
+    def _text(self, retriever: Retriever) -> TextEncoder:
+        """A plain sentence encoder: the user's, or MiniLM as it comes."""
+        own = retriever.caption.own if retriever.caption is not None else None
+        if own is None and self._plain is None:
+            self._plain = load_text_encoder(device=str(self.rag.device))
+        return own or self._plain  # type: ignore[return-value]
 
 
 def _recorded(row: Mapping[str, Any], score: float) -> RecordedReference:

@@ -54,7 +54,7 @@ class ClipEncoders:
         infos: dict[str, Any] = {kind: encoder.info for kind, encoder in self.video.items()}
         infos |= {f"{kind}_tokens": tokenizer.info for kind, tokenizer in self.tokenizers.items()}
         return DatabaseSettings(
-            text=self.caption.text.info,
+            text=self.caption.info,
             caption_method=method_fingerprint(),
             text_width=self.caption.width,
             features=self.features,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -105,6 +105,13 @@ def explained(uri: str, where: str | None = None, columns: Sequence[str] = ()) -
         raise MotionRAGError(f"filter {where!r}: is no condition ({message})") from error
 
 
+def index_words(clips: Any, columns: Sequence[str]) -> None:
+    """Index the words of columns that are not indexed yet: without, words are compared without their stems."""
+    from lancedb.index import FTS
+
+    _index(clips, {name: FTS(stem=True, remove_stop_words=False) for name in columns})
+
+
 def build_indices(clips: Any, columns: Sequence[str]) -> None:
     """Build the indices that a table of clips is large enough for and does not have.
 
@@ -114,17 +121,31 @@ def build_indices(clips: Any, columns: Sequence[str]) -> None:
     """
     from lancedb.index import BTree, IvfRq, LabelList
 
-    rows, there = clips.count_rows(), {column for index in clips.list_indices() for column in index.columns}
-    kinds: dict[str, Any] = {}
+    rows, kinds = clips.count_rows(), dict[str, Any]()
     if rows >= SCALAR_INDEX_FROM:
         kinds = {"bands": LabelList(), **{name: BTree() for name in columns}}
     if rows >= INDEX_FROM:
         partitions = 2 ** round(math.log2(math.sqrt(rows)))
         vectors = [name for name in ("text_vector", "motion_vector") if name in clips.schema.names]
         kinds |= {name: IvfRq(distance_type="cosine", num_partitions=partitions, num_bits=1) for name in vectors}
+    _index(clips, kinds)
+
+
+def _index(clips: Any, kinds: Mapping[str, Any]) -> None:
+    """Build the indices of columns that have none; another process may build them at the same time."""
     for column, kind in kinds.items():
-        if column not in there:
+        if column in _indexed(clips):
+            continue
+        try:
             clips.create_index(column, config=kind)
+        except (OSError, RuntimeError):
+            clips.checkout_latest()
+            if column not in _indexed(clips):
+                raise
+
+
+def _indexed(clips: Any) -> set[str]:
+    return {column for index in clips.list_indices() for column in index.columns}
 
 
 def first_line(error: BaseException) -> str:

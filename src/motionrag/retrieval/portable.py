@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,7 +26,9 @@ from motionrag.retrieval.schema import (
 )
 from motionrag.retrieval.sources import Job
 from motionrag.retrieval.store import CLIPS, MotionDatabase
-from motionrag.retrieval.vectors import CaptionEncoder
+
+if TYPE_CHECKING:
+    from motionrag.retrieval.vectors import CaptionEncoder
 
 BATCH = 512
 

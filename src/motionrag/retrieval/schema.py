@@ -48,7 +48,7 @@ class DatabaseSettings:
     text: EncoderInfo
     """Encoder of captions and prompts."""
     caption_method: str
-    """SHA-256 of what turns a caption into actions: `vectors.method_fingerprint`."""
+    """SHA-256 of how captions become vectors: `vectors.method_fingerprint`."""
     text_width: int
     """W, the width of a caption's vector."""
     motion: EncoderInfo | None = None
@@ -112,12 +112,12 @@ class DatabaseSettings:
 
     def difference(self, other: DatabaseSettings) -> str | None:
         """The first setting in which two databases' contents do not compare, in words; None if there is none."""
+        if self.caption_method != other.caption_method:
+            return "captions: encoded by another version of the caption encoder"
         for name in ("text", "motion", "appearance", "motion_tokens", "appearance_tokens"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if (mine and mine.fingerprint) != (theirs and theirs.fingerprint):
                 return f"{name.replace('_', ' ')}: {_name(mine)} against {_name(theirs)}"
-        if self.caption_method != other.caption_method:
-            return "captions: another version of the motion lexicon"
         return None if self.features == other.features else "features: kept in one, not in the other"
 
 

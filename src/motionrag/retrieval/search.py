@@ -15,6 +15,7 @@ from motionrag.errors import MotionRAGError
 from motionrag.retrieval.lance import quoted
 from motionrag.retrieval.schema import RECORD_COLUMNS, SIGNATURE_WIDTH, array_of, record_of
 from motionrag.retrieval.store import MotionDatabase
+from motionrag.retrieval.vectors import LIFTED, method_fingerprint
 from motionrag.types import Clip, Reference
 from motionrag.video import DUPLICATE_COSINE, pick, signature
 
@@ -22,10 +23,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from motionrag.encoders import EncoderInfo, VideoEncoder
+    from motionrag.encoders.motion_text import Explanation
     from motionrag.retrieval.vectors import CaptionEncoder
 
-FLOOR = 0.5  # of the text score: below it a clip says nothing of the prompt (benchmarks/README.md)
+FLOOR = 0.55  # of the relevance: below it a clip says nothing of the prompt (benchmarks/README.md)
+WORDS_SHARE = 0.25  # of the score: words that prompt and caption share; the rest is the cosine
+HALF_WORDS = 26.0  # BM25 that earns half of it: some four rare words
 CANDIDATES = 2  # times k are looked at, so that k are left when copies and more of one recording have gone
+FEWEST = 32  # candidates by vectors, and as many by words
+WITH_WORDS = 1_000  # rows whose BM25 is looked up; that of others is taken for 0
 SAMENESS = 0.05  # what a reference that looks just like a better one loses of its score
 IMAGE_SHARE = 0.25  # of the score, where an image is part of the query
 A_VIDEO = 3  # references from one recording, as long as there are others
@@ -39,6 +45,8 @@ class Query:
 
     text: NDArray[np.float32] | None = None
     """Of a prompt, f32 [W], by `CaptionEncoder`."""
+    words: str = ""
+    """The prompt, for the words that captions share with it; "" compares vectors alone."""
     appearance: NDArray[np.float32] | None = None
     """Of an image, f32 [D]; ranks what the other finds."""
     motion: NDArray[np.float32] | None = None
@@ -97,7 +105,7 @@ class Retriever:
             MotionRAGError: If there is no database, or it keeps no such vectors.
         """
         from motionrag.encoders import load_appearance_encoder, load_motion_encoder
-        from motionrag.retrieval.captions import load_caption_encoder
+        from motionrag.retrieval.vectors import load_caption_encoder
 
         database = MotionDatabase.open(uri)
         text = database.settings.text
@@ -126,16 +134,34 @@ class Retriever:
         if (prompt is None) == (clip is None):
             raise MotionRAGError("a query is either a prompt or a clip")
         if prompt is not None and not prompt.strip():
-            raise MotionRAGError("the prompt is empty; say what shall move, and how")
+            raise MotionRAGError("the prompt is empty; say what moves, and how")
         text = motion = own = appearance = None
         if prompt is not None:
-            text = self._encoder(self.caption, "text").encode([prompt])[0]
+            text = self._encoder(self.caption, "text").encode_prompts([prompt])[0]
         if clip is not None:
             motion = _vector(self._encoder(self.motion, "motion"), clip.frames)
             own, _ = signature(clip.frames[pick(len(clip.frames), 16)])
         if image is not None:
             appearance = _vector(self._encoder(self.appearance, "appearance"), image[None])
-        return Query(text=text, motion=motion, appearance=appearance, own=own)
+        return Query(text=text, words=prompt or "", motion=motion, appearance=appearance, own=own)
+
+    def explain(self, prompt: str, references: Sequence[Reference], *, image: bool = False) -> list[Explanation]:
+        """What each sentence of the references' captions, and each axis of motion, adds to their scores.
+
+        What shared words add is in the references themselves; what a user's own text encoder or an image adds is in
+        neither.
+
+        Args:
+            prompt: Of the query.
+            references: What it found.
+            image: Whether the query had an image too.
+
+        Raises:
+            MotionRAGError: If there is no caption encoder, or the prompt is empty.
+        """
+        caption: CaptionEncoder = self._encoder(self.caption, "text")
+        explained = caption.explain([reference.record.compared for reference in references], prompt)
+        return [one.times((1 - WORDS_SHARE) * (1 - IMAGE_SHARE * image)) for one in explained]
 
     def _encoder(self, encoder: Any, kind: str) -> Any:
         if encoder is not None:
@@ -163,7 +189,7 @@ class Retriever:
             where: Condition (SQL) on any column, such as "lab = 'x' AND end_s - start_s < 5".
             exclude: Ids or video paths of clips that must not be among them, the target's own above all; their
                 near-duplicates are left out too.
-            floor: Lowest relevance, the cosine between query and caption (or motion), in [-1, 1].
+            floor: Lowest relevance, in [-1, 1]: `CaptionEncoder.relevance`, or the cosine of motions.
             tokens: Whether to fetch the motion and appearance tokens of the references.
             exact: Compare with every row instead of using the index.
 
@@ -175,7 +201,7 @@ class Retriever:
         if not -1 <= floor <= 1:
             raise MotionRAGError(f"floor={floor} is no cosine; it must lie in [-1, 1]")
         self.database.refresh()
-        wanted, chosen = CANDIDATES * k, list[Candidate]()
+        wanted, chosen = max(CANDIDATES * k, FEWEST), list[Candidate]()
         groups = self._groups(exclude)
         while True:  # copies, and parts of one recording, may fill any number of places
             found, more = self._candidates(query, wanted, where, floor, exact)
@@ -188,28 +214,44 @@ class Retriever:
         self, query: Query, wanted: int, where: str | None, floor: float, exact: bool
     ) -> tuple[list[Candidate], bool]:
         """The relevant among the nearest clips, best first, and whether there may be more."""
-        mode = "text" if query.text is not None else "motion"
+        column = MODE_COLUMNS["text" if query.text is not None else "motion"]
         vector = query.text if query.text is not None else query.motion
         assert vector is not None
-        columns = ["id", "video", "content_hash", "duplicate_of", "signature"]
-        if query.appearance is not None:
-            columns.append("appearance_vector")
-        table = self.database.nearest(MODE_COLUMNS[mode], vector, wanted, where=where, columns=columns, exact=exact)
-        relevance = 1.0 - table.column("_distance").to_numpy()
-        score = relevance
+        rows, cosines = self.database.nearest(column, vector, wanted, where=where, exact=exact)
+        more = len(rows) == wanted and bool(cosines[-1] + LIFTED >= floor)
+        words: dict[int, float] = {}
+        if query.words:
+            words = self.database.sharing_words(query.words, max(wanted, WITH_WORDS), where=where)
+            rows = list(dict.fromkeys([*rows, *sorted(words, key=words.__getitem__, reverse=True)[:wanted]]))
+        if not rows:
+            return [], False
+        light = ["id", "video", "content_hash", "duplicate_of"]
+        heavy = ["signature", column, *(["appearance_vector"] if query.appearance is not None else [])]
+        table = self.database.take(rows, [*light, *heavy])
+        vectors = array_of(table, column, vector.shape).astype(np.float32)
+        relevance = vectors @ vector
+        if query.text is not None:
+            relevance = self._encoder(self.caption, "text").relevance(vector, vectors)
+        score, shared = relevance, words_score(np.array([words.get(row, 0.0) for row in rows]))
+        if query.words:
+            score = (1 - WORDS_SHARE) * relevance + shared
         if query.appearance is not None:
             looks = array_of(table, "appearance_vector", query.appearance.shape).astype(np.float32)
-            score = (1 - IMAGE_SHARE) * relevance + IMAGE_SHARE * (looks @ query.appearance)
+            score = (1 - IMAGE_SHARE) * score + IMAGE_SHARE * (looks @ query.appearance)
+            shared = (1 - IMAGE_SHARE) * shared
         signatures = array_of(table, "signature", (SIGNATURE_WIDTH,)).astype(np.float32)
-        light = table.drop_columns(
-            [name for name in ("signature", "appearance_vector") if name in table.column_names]
-        )
         found = [
-            Candidate(row, float(points), own)
-            for row, points, own, fits in zip(light.to_pylist(), score, signatures, relevance >= floor, strict=True)
+            Candidate(row, float(points), own, float(by_words))
+            for row, points, by_words, own, fits in zip(
+                table.select([*light, "_rowid"]).to_pylist(),
+                score,
+                shared,
+                signatures,
+                relevance >= floor,
+                strict=True,
+            )
             if fits
         ]
-        more = len(relevance) == wanted and bool(relevance[-1] >= floor)
         return sorted(found, key=lambda item: -item.score), more
 
     def _without(self, found: list[Candidate], query: Query, groups: set[str]) -> list[Candidate]:
@@ -249,6 +291,7 @@ class Retriever:
             Reference(
                 record=record_of({**item.row, **row}, self.database.uri),
                 score=round(item.score, 6),
+                words=round(item.words, 6),
                 rank=rank,
                 **{name: values[rank] for name, values in arrays.items()},
             )
@@ -263,6 +306,15 @@ class Candidate:
     row: dict[str, Any]
     score: float
     signature: NDArray[np.float32]
+    words: float = 0.0
+
+
+def words_score(words: NDArray[np.floating[Any]]) -> NDArray[np.float32]:
+    """What shared words add to scores, from their BM25 [...].
+
+    BM25 is taken as it is, not as a rank or a share of the best: that it is large says that rare words are shared.
+    """
+    return np.asarray(WORDS_SHARE * words / (words + HALF_WORDS), dtype=np.float32)
 
 
 def check_caption_encoder(database: MotionDatabase, caption: CaptionEncoder) -> None:
@@ -271,12 +323,10 @@ def check_caption_encoder(database: MotionDatabase, caption: CaptionEncoder) -> 
     Raises:
         MotionRAGError: If they do not.
     """
-    from motionrag.retrieval.vectors import method_fingerprint
-
-    made, mine = database.settings.text, caption.text.info
+    made, mine = database.settings.text, caption.info
     if database.settings.caption_method != method_fingerprint():
         raise MotionRAGError(
-            f"{database.uri}: its captions were encoded by another version of the motion lexicon; encode them "
+            f"{database.uri}: its captions were encoded by another version of the caption encoder; encode them "
             f"again, without decoding any video: `motionrag ingest {database.uri} --db NEW`"
         )
     if made.fingerprint != mine.fingerprint:

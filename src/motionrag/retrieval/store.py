@@ -23,13 +23,14 @@ from motionrag.retrieval.lance import (
     create_table,
     explained,
     first_line,
+    index_words,
     is_remote,
     lock,
     plain_uri,
     quoted,
     table_names,
 )
-from motionrag.retrieval.nearest import Nearest
+from motionrag.retrieval.nearest import Nearest, sharing_words
 from motionrag.retrieval.schema import (
     OWN_COLUMNS,
     RETRIEVAL_CAPTION,
@@ -93,7 +94,7 @@ class MotionDatabase:
             Path(uri).mkdir(parents=True, exist_ok=True)
         with lock(uri):
             connection = connect(uri)
-            create_table(connection, CLIPS, clip_schema(settings))
+            index_words(create_table(connection, CLIPS, clip_schema(settings)), ["caption"])
         database = cls.open(uri)
         database.check(settings)
         return database
@@ -106,9 +107,10 @@ class MotionDatabase:
         """
         difference = self.settings.difference(settings)
         if difference:
+            leave = "" if self.settings.caption_method != settings.caption_method else "leave the options out, or "
             raise MotionRAGError(
-                f"{self.uri}: was made with other settings ({difference}); leave the options out to go on with its "
-                f"own, or make a new one with them: `motionrag ingest {self.uri} --db NEW`"
+                f"{self.uri}: was made with other settings ({difference}); {leave}make a new one of it: `motionrag "
+                f"ingest {self.uri} --db NEW`"
             )
 
     @classmethod
@@ -154,8 +156,12 @@ class MotionDatabase:
     @property
     def source_columns(self) -> list[str]:
         """Names of the columns that come from a source: its captions, and columns of its own."""
-        captions = [name for name in ("caption", RETRIEVAL_CAPTION) if name in self.schema.names]
-        return [*captions, *self.metadata_columns]
+        return [*self.captions, *self.metadata_columns]
+
+    @property
+    def captions(self) -> list[str]:
+        """Names of the columns that hold captions."""
+        return [name for name in ("caption", RETRIEVAL_CAPTION) if name in self.schema.names]
 
     @property
     def light_columns(self) -> list[str]:
@@ -198,32 +204,40 @@ class MotionDatabase:
         )
 
     def nearest(
-        self,
-        column: str,
-        vector: NDArray[np.float32],
-        limit: int,
-        *,
-        where: str | None = None,
-        columns: Sequence[str] = (),
-        exact: bool = False,
-    ) -> pa.Table:
-        """The rows whose vector has the largest cosine with a given one, best first, with `_distance` = 1 - cosine.
+        self, column: str, vector: NDArray[np.float32], limit: int, *, where: str | None = None, exact: bool = False
+    ) -> tuple[list[int], NDArray[np.float32]]:
+        """The rows whose vectors have the largest cosines with a given one, best first: `_rowid`, and cosines.
 
         Args:
             column: A vector column.
             vector: f32 [W].
             limit: How many at most.
             where: Condition (SQL) they must fulfil.
-            columns: What to fetch of them, beside `_rowid`.
             exact: Compare with every row, without the index.
         """
         with explained(self.uri, where, self.light_columns):
             found = self._nearest.rows(column, vector, limit, where=where, exact=exact)
-        taken = self.take(found.column("_rowid").to_pylist(), columns)
-        return taken.append_column("_distance", found.column("_distance"))
+        return found.column("_rowid").to_pylist(), 1 - found.column("_distance").to_numpy().astype(np.float32)
+
+    def sharing_words(self, text: str, limit: int, *, where: str | None = None) -> dict[int, float]:
+        """`_rowid` -> BM25 of the rows that share words with a text, in the caption that search compares.
+
+        Args:
+            text: Of any length.
+            limit: How many rows at most; those with the highest BM25.
+            where: Condition (SQL) they must fulfil.
+        """
+        found: dict[int, float] = {}
+        with explained(self.uri, where, self.light_columns):
+            for name in self.captions:
+                conditions = [f"({where})"] if where else []
+                if name == "caption" and RETRIEVAL_CAPTION in self.captions:
+                    conditions.append(f"({RETRIEVAL_CAPTION} IS NULL OR {RETRIEVAL_CAPTION} = '')")
+                found |= sharing_words(self._clips, name, text, limit, " AND ".join(conditions) or None)
+        return found
 
     def take(self, row_ids: Sequence[int], columns: Sequence[str]) -> pa.Table:
-        """Rows by the `_rowid` that `nearest` gave, in that order."""
+        """Rows by their `_rowid`, in that order."""
         if not row_ids:
             return self.schema.empty_table().select(list(columns))
         with explained(self.uri):
@@ -258,6 +272,7 @@ class MotionDatabase:
             new = [pa.field(name, kind) for name, kind in wanted.items() if name not in there]
             if new:
                 self._clips.add_columns(pa.schema(new))
+            index_words(self._clips, self.captions)
 
     def add(self, rows: Sequence[ClipRow]) -> tuple[int, int]:
         """Add clips in one step; those whose id is there already are left out, near-duplicates are marked.

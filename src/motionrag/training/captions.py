@@ -16,10 +16,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from motionrag import checkpoint
-from motionrag.encoders.motion_text import WINDOW, MotionText, MotionTextEncoder, pack, tokenizer, unpack
+from motionrag.encoders.motion_network import MotionText, pack, tokenizer, unpack
+from motionrag.encoders.motion_text import WINDOW, MotionTextEncoder
 from motionrag.encoders.text import minilm_folder
 from motionrag.errors import MotionRAGError
-from motionrag.training.texts import Batches, BatchSettings, Group, held_out, opposites, read_axes, read_texts, text_key
+from motionrag.training.texts import (
+    Batches,
+    BatchSettings,
+    Group,
+    held_out,
+    opposites,
+    read_axes,
+    read_texts,
+    text_key,
+)
 
 BUCKETS = (14, 24, 80)
 """Tokens up to which texts of a batch are run together; padding is work."""
@@ -35,10 +45,14 @@ class CaptionSettings:
     """Folder that an earlier training of it wrote; None begins with MiniLM."""
     frozen: int = 0
     """Layers from the bottom that stay as they are; the word vectors always do."""
+    attention: bool = True
+    """Whether it learns which tokens to attend to; else all tokens of a text count alike."""
+    rank: int | None = None
+    """Rank to which changes of matrices are cut when they are written; None writes them in full, a byte a weight."""
     batch: BatchSettings = field(default_factory=BatchSettings)
     """What a batch is made of, in place of the loop's number of clips."""
     temperature: float = 0.05
-    """Of all three losses."""
+    """Of the contrastive losses."""
     kind: float = 0.5
     """Weight of the loss over kinds of movement."""
     motion: float = 0.25
@@ -53,6 +67,8 @@ class CaptionSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.frozen < 6:
             raise MotionRAGError(f"frozen={self.frozen} must leave some of MiniLM's six layers to be trained")
+        if self.rank is not None and self.rank < 1:
+            raise MotionRAGError(f"rank={self.rank} must be at least 1")
         if not self.temperature > 0:
             raise MotionRAGError(f"temperature={self.temperature} must be more than 0")
 
@@ -68,19 +84,29 @@ class CaptionsTask:
         if not self.held:
             raise MotionRAGError(f"{settings.texts}: holds no motion with long captions that could be held out")
         self.settings, self.batches = settings, Batches(training, scenery, settings.batch)
-        self.axes, self.values = read_axes(Path(settings.texts))
-        self.network = MotionText(minilm_folder(), len(self.axes))
+        self.axes, self.values = read_axes(Path(settings.texts)) if settings.axes else ([], {})
+        self.network = MotionText(minilm_folder(), self.axes)
         if settings.init is not None:
             folder = Path(settings.init)
-            tuned, _ = checkpoint.load(folder / checkpoint.WEIGHTS_NAME, folder / checkpoint.CONFIG_NAME)
+            tuned, made = checkpoint.load(folder / checkpoint.WEIGHTS_NAME, folder / checkpoint.CONFIG_NAME)
+            if (axes := made.get("axes")) and self.axes and axes != self.axes:
+                raise MotionRAGError(f"{folder}: places texts on other axes than {settings.texts} has")
             unpack(self.network, tuned)
         self.network.to(device).requires_grad_(False)
         layers = self.network.bert.encoder.layer[settings.frozen :]
-        self.model = nn.ModuleDict({"layers": layers, "weigh": self.network.weigh, "place": self.network.place}).requires_grad_(True)
+        heads: dict[str, nn.Module] = {"place": self.network.place} if self.axes else {}
+        if settings.attention:
+            heads["weigh"] = self.network.weigh
+        else:
+            nn.init.zeros_(self.network.weigh.weight)
+        self.model = nn.ModuleDict({"layers": layers, **heads}).requires_grad_(True)
         self.tokenizer = tokenizer()
 
     def batch(self, size: int, generator: torch.Generator) -> dict[str, Tensor]:
-        """Token ids [N,L], 0 after the end, and of each text the numbers [N] of its clip, motion, kind, opposite."""
+        """Token ids [N,L], 0 after the end; numbers [N] of clips, motions, kinds, opposites; values on axes [N,A].
+
+        `placed` [N] says which texts have such values.
+        """
         samples = self.batches(generator)
         ids = [encoded.ids for encoded in self.tokenizer.encode_batch([one.text for one in samples])]
         ids = [one[: WINDOW + 1] + one[-1:] if len(one) > WINDOW + 2 else one for one in ids]
@@ -99,10 +125,10 @@ class CaptionsTask:
         }
 
     def loss(self, batch: dict[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Any]]:
-        """The three losses, weighed."""
+        """The four losses, weighed."""
         settings, means = self.settings, self._means(batch["ids"])
         vectors = F.normalize(means, dim=-1)
-        away = (self.network.place(means) - batch["axes"]).square().sum(1)
+        away = (self.network.place(means) - batch["axes"]).square().sum(1)  # of no axes: 0
         alike = {name: batch[name][:, None] == batch[name] for name in ("clip", "motion", "kind")}
         against = (batch["opposite"][:, None] == batch["motion"]) & (batch["opposite"][:, None] >= 0)
         against = against | against.T
@@ -140,9 +166,9 @@ class CaptionsTask:
         return figures
 
     def export(self, folder: Path) -> None:
-        """Write what differs from MiniLM, a byte a weight."""
+        """Write what differs from MiniLM."""
         settings = {"recipe": "captions", "axes": self.axes}
-        checkpoint.save(folder, pack(self.network), settings)
+        checkpoint.save(folder, pack(self.network, self.settings.rank), settings)
 
 
 def _contrast(logits: Tensor, wanted: Tensor) -> Tensor:
@@ -173,9 +199,9 @@ def retrieved(encoder: MotionTextEncoder, groups: list[Group]) -> dict[str, floa
     turned = {numbers[id(group)]: others.get(id(group)) for group in groups}
     owner = torch.tensor([number for number, _ in captions])
     vectors = torch.from_numpy(encoder.encode([text for _, text in captions]))
-    own = torch.from_numpy(encoder.encode([text for _, text in prompts])) @ vectors.T
+    own = torch.from_numpy(encoder.encode_prompts([text for _, text in prompts])) @ vectors.T
     first = (own.argmax(1) == torch.arange(len(prompts))).float().mean()
-    scores = torch.from_numpy(encoder.encode([text for _, text in shorts])) @ vectors.T
+    scores = torch.from_numpy(encoder.encode_prompts([text for _, text in shorts])) @ vectors.T
     same, against = [], []
     for row, (number, _) in zip(scores, shorts, strict=True):
         best = owner[row.topk(len(groups[number].pairs)).indices]

@@ -149,8 +149,7 @@ def device_of(encoder: Any) -> torch.device:
 
 def _search_makers(device: str) -> list[Maker]:
     """Vectors of the captions that search compares, and signatures of frames: what decides the references' order."""
-    from motionrag.retrieval.captions import load_caption_encoder
-    from motionrag.retrieval.vectors import method_fingerprint
+    from motionrag.retrieval.vectors import load_caption_encoder, method_fingerprint
     from motionrag.video import pick, signature
 
     encoder = load_caption_encoder(device=device)
@@ -165,7 +164,7 @@ def _search_makers(device: str) -> list[Maker]:
         return torch.from_numpy(np.stack(made))
 
     return [
-        Maker(name="caption", fingerprint=digest(encoder.text.info.fingerprint, method_fingerprint()), make=vectors),
+        Maker(name="caption", fingerprint=digest(encoder.info.fingerprint, method_fingerprint()), make=vectors),
         Maker(name="signature", fingerprint=digest("signature 1"), make=signatures),
     ]
 

@@ -1,4 +1,4 @@
-"""The references of every cached clip, found once by its caption, in the order in which a search gives them."""
+"""The references of every cached clip, found once by its caption, in the order of a search by vectors alone."""
 
 from __future__ import annotations
 

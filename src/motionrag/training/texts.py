@@ -179,11 +179,11 @@ class BatchSettings:
     """What a batch of texts is made of."""
 
     groups: int = 48
-    """Groups picked; their opposites, others of their kind and of their scenes come on top."""
+    """Groups picked, company counted in; the last one's comes on top."""
     shorts: int = 4
     """Short texts of each group."""
-    related: int = 1
-    """Groups of the same kind that each brings along."""
+    company: bool = True
+    """Whether each brings along its opposite, two of its scenes and one of its kind, as far as there are any."""
     pairs: float = 0.0
     """How often a group gives a prompt with its long caption, in [0, 1]; else, every other time, just the prompt."""
     second: float = 0.7
@@ -220,7 +220,8 @@ class Batches:
             if id(group) not in picked:
                 number = random.getrandbits(30)
                 picked[id(group)] = group, number
-                for other, near in self._company(group, random):  # of the same number, in the same scenes
+                company = self._company(group, random) if self.settings.company else ()
+                for other, near in company:  # of the same number, in the same scenes
                     picked.setdefault(id(other), (other, number if near else random.getrandbits(30)))
         return [sample for group, number in picked.values() for sample in self._samples(group, number, random)]
 
@@ -232,7 +233,7 @@ class Batches:
             others = [other for other in self._scenes[group.scenes] if other is not group]
             yield from ((other, True) for other in random.sample(others, min(len(others), 2)))
         kind = [other for other in self._kinds[group.kind] if other is not group]
-        yield from ((other, False) for other in random.sample(kind, min(len(kind), self.settings.related)))
+        yield from ((other, False) for other in random.sample(kind, min(len(kind), 1)))
 
     def _samples(self, group: Group, number: int, random: Random) -> Iterator[Sample]:
         settings, large = self.settings, len(group.shorts) > LARGE
