@@ -21,6 +21,8 @@ Sets of long captions as data sets have them, searched by short prompts: precisi
     long_captions         48 motions, four captions each, 20 of them in pairs of opposites (shared/data/prompts), k 4
     blind_actions         70 human actions, two long captions each, k 2
     blind_opposites       12 pairs of opposite motions, four long captions each, k 4
+    blind_hobbies         60 more human actions, two long captions each, k 2
+    blind_directions      12 more pairs of opposite motions, four long captions each, k 4
 
 None of them is in the training text of the caption encoder (recipes/captions/texts). The blind sets were written by
 authors who saw neither the code, nor the training text, nor each other's sets.
@@ -146,6 +148,8 @@ def cases(data: Path) -> dict[str, Case]:
         found["long_captions"] = opposed(data / "prompts" / "long_captions.jsonl")
     found["blind_actions"] = rewritten(DATA / "blind_actions.jsonl")
     found["blind_opposites"] = opposed(DATA / "blind_opposites.jsonl")
+    found["blind_hobbies"] = rewritten(DATA / "blind_hobbies.jsonl")
+    found["blind_directions"] = opposed(DATA / "blind_directions.jsonl")
     return found
 
 
@@ -168,6 +172,11 @@ def _bm25(queries: tuple[str, ...], captions: tuple[str, ...]) -> np.ndarray:
 
 def relevance(encoder: CaptionEncoder, queries: list[str], captions: list[str]) -> np.ndarray:
     """Of captions to queries [queries, captions]."""
+    return _relevance(encoder, tuple(queries), tuple(captions))
+
+
+@cache
+def _relevance(encoder: CaptionEncoder, queries: tuple[str, ...], captions: tuple[str, ...]) -> np.ndarray:
     vectors = encoder.encode(captions)
     return np.stack([encoder.relevance(query, vectors) for query in encoder.encode_prompts(queries)])
 
@@ -275,9 +284,12 @@ def floor(caption: CaptionEncoder, found: dict[str, Case], captions: dict[str, l
             for name in ("blind_relevant", "blind_irrelevant")
             for row in read(DATA / f"{name}.jsonl")
         ]
-    for name in ("vbench2", "long_captions", "blind_opposites"):
+    for name in ("vbench2", "long_captions", "blind_opposites", "blind_hobbies", "blind_directions"):
         if name in found:
             prompts[name] = [(text, True) for text in found[name].queries.texts]
+    rows = read(DATA / "blind_floor.jsonl")
+    captions["blind_floor"] = [row["text"] for row in rows if row["kind"] == "caption"]
+    prompts["blind_floor"] = [(row["text"], row["relevant"]) for row in rows if row["kind"] == "prompt"]
     report: dict[str, Any] = {"floor": FLOOR}
     for name, asked in prompts.items():
         best = relevance(caption, [text for text, _ in asked], captions[name]).max(1)
