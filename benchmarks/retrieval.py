@@ -21,7 +21,7 @@ Sets of long captions as data sets have them, searched by short prompts: precisi
     long_captions         48 motions, four captions each, 20 of them in pairs of opposites (shared/data/prompts), k 4
     blind_actions         70 human actions, two long captions each, k 2
     blind_opposites       12 pairs of opposite motions, four long captions each, k 4
-    blind_hobbies         60 more human actions, two long captions each, k 2
+    blind_hobbies         59 more human actions, two long captions each, k 2
     blind_directions      12 more pairs of opposite motions, four long captions each, k 4
 
 None of them is in the training text of the caption encoder (recipes/captions/texts). The blind sets were written by
