@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from motionrag.retrieval.vectors import CaptionEncoder
 
 FLOOR = 0.55  # of the relevance: below it a clip says nothing of the prompt (benchmarks/README.md)
-WORDS_SHARE = 0.25  # of the score: words that prompt and caption share; the rest is the cosine
+WORDS_SHARE = 0.25  # of the score: words that prompt and caption share; the rest is the relevance
 HALF_WORDS = 26.0  # BM25 that earns half of it: some four rare words
 CANDIDATES = 2  # times k are looked at, so that k are left when copies and more of one recording have gone
 FEWEST = 32  # candidates by vectors, and as many by words
