@@ -51,7 +51,7 @@ from motionrag.encoders import load_text_encoder
 from motionrag.retrieval.encoding import ClipEncoders
 from motionrag.retrieval.ingest import ingest
 from motionrag.retrieval.lance import index_words
-from motionrag.retrieval.nearest import sharing_words
+from motionrag.retrieval.nearest import Nearest
 from motionrag.retrieval.search import FLOOR, WORDS_SHARE, Retriever, words_score
 from motionrag.retrieval.sources import read_jobs
 from motionrag.retrieval.store import MotionDatabase
@@ -164,8 +164,9 @@ def _bm25(queries: tuple[str, ...], captions: tuple[str, ...]) -> np.ndarray:
     with tempfile.TemporaryDirectory() as folder:
         table = lancedb.connect(folder).create_table("t", [{"text": text} for text in captions])
         index_words(table, ["text"])
+        words = Nearest(table)
         for row, query in enumerate(queries):
-            for place, points in sharing_words(table, "text", query, len(captions)).items():
+            for place, points in words.words("text", query, len(captions)).items():
                 scores[row, place] = points  # a table written at once numbers its rows from 0
     return scores
 

@@ -1,9 +1,11 @@
 """How quick and how exact a search is in large databases: latency and recall@9 against comparing with every row.
 
-Synthetic clips: clustered caption vectors, long captions put together from sentences of the caption encoder's
-training text, metadata columns, tokens; the search is the product's own (`Retriever`), in the mode users get, and
-the time is that of a whole call: the condition, the vector index, the words of the prompt, re-ranking, leaving out
-near-duplicates, and fetching the nine references' tokens. Encoding the prompt is timed apart.
+Clips with long captions put together from sentences of the caption encoder's training text; their vectors are those
+sentences' together, as the encoder joins the windows of a long text. Metadata columns and tokens are random. Prompts
+are those of the training text, none of which is a caption. The search is the product's own (`Retriever`), in the
+mode users get, and the time is that of a whole call: the condition, the vector index, the words of the prompt,
+re-ranking, leaving out near-duplicates, and fetching the nine references' tokens. Encoding the prompt is timed
+apart.
 """
 
 from __future__ import annotations
@@ -19,18 +21,18 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 
 from motionrag.encoders.protocols import EncoderInfo
 from motionrag.encoders.sentences import sentences
 from motionrag.retrieval.schema import SIGNATURE_WIDTH, DatabaseSettings, TokenInfo
-from motionrag.retrieval.search import Query, Retriever
+from motionrag.retrieval.search import Retriever
 from motionrag.retrieval.store import MotionDatabase
 from motionrag.retrieval.vectors import CaptionEncoder, method_fingerprint
 from motionrag.training.texts import read_texts
 
 CHUNK = 20_000
-CLUSTERS = 4_000
-NOISE = 0.7  # of a vector's length, beside its cluster's centre
+SENTENCES = 20_000
 TEXTS = Path(__file__).parents[1] / "recipes" / "captions" / "texts"
 A_CAPTION = 5  # sentences
 FILTERS = {"no filter": None, "half of the rows": "lab < 50", "1% of the rows": "lab = 7"}
@@ -60,22 +62,33 @@ def unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
+def written() -> tuple[list[str], list[str]]:
+    """Sentences of captions, and prompts none of which is one."""
+    pairs = [pair for group in read_texts(TEXTS)[0] for pair in group.pairs]
+    parts = {text[a:b].strip() for _, text in pairs for a, b in sentences(text)}
+    return sorted(parts), sorted({prompt for prompt, _ in pairs} - parts)
+
+
 class Synthesis:
-    """Rows and queries from the same clusters."""
+    """Clips whose captions are of several sentences."""
 
-    def __init__(self, width: int, seed: int = 0) -> None:
-        self.random = np.random.default_rng(seed)
-        self.pairs = [pair for group in read_texts(TEXTS)[0] for pair in group.pairs]
-        parts = [caption[a:b].strip() for _, caption in self.pairs for a, b in sentences(caption)]
-        self.sentences = np.array(parts, dtype=object)
-        self.centres = unit(self.random.standard_normal((CLUSTERS, width), dtype=np.float32))
+    def __init__(self, caption: CaptionEncoder, seed: int = 0) -> None:
+        self.random, self.motion = np.random.default_rng(seed), caption.motion
+        parts = written()[0]
+        chosen = [parts[i] for i in self.random.permutation(len(parts))[:SENTENCES]]
+        lengths, self.means, self.weights = self.motion.parts(chosen)
+        self.sentences, self.lengths = np.array(chosen, dtype=object), np.array(lengths)
 
-    def vectors(self, count: int) -> np.ndarray:
-        picked = self.centres[self.random.integers(0, CLUSTERS, count)]
-        noise = unit(self.random.standard_normal(picked.shape, dtype=np.float32))
-        return unit(picked + NOISE * noise)
+    def captions(self, count: int) -> tuple[list[str], np.ndarray]:
+        """Texts, and their vectors f32 [count, W]."""
+        picked = self.random.integers(0, len(self.sentences), (count, A_CAPTION))
+        shares = self.weights[:, picked].softmax(-1)
+        means = torch.einsum("knp,knpd->knd", shares, self.means[:, picked])
+        vectors = self.motion.joined(means, self.lengths[picked].sum(-1).tolist())
+        return [" ".join(one) for one in self.sentences[picked]], vectors
 
     def rows(self, first: int, count: int, schema: pa.Schema) -> pa.Table:
+        captions, vectors = self.captions(count)
         columns: dict[str, Any] = {
             "id": [f"{i:032x}" for i in range(first, first + count)],
             "video": [f"/videos/{i:08d}.mp4" for i in range(first, first + count)],
@@ -83,7 +96,7 @@ class Synthesis:
             "split": [""] * count,
             "start_s": np.zeros(count),
             "end_s": self.random.uniform(1, 10, count),
-            "caption": [" ".join(one) for one in self.random.choice(self.sentences, (count, A_CAPTION))],
+            "caption": captions,
             "content_hash": [f"{i:064x}" for i in range(first, first + count)],
             "file_size": np.arange(count),
             "file_mtime_ns": np.arange(count),
@@ -93,7 +106,7 @@ class Synthesis:
         }
         for field in schema:
             if pa.types.is_fixed_size_list(field.type):
-                columns[field.name] = self._array(field, count)
+                columns[field.name] = self._array(field, vectors)
         return pa.table(
             [
                 pa.array(columns[f.name], f.type) if not isinstance(columns[f.name], pa.Array) else columns[f.name]
@@ -102,12 +115,11 @@ class Synthesis:
             schema=schema,
         )
 
-    def _array(self, field: pa.Field, count: int) -> pa.Array:
+    def _array(self, field: pa.Field, values: np.ndarray) -> pa.Array:
         size = field.type.list_size
-        if field.name == "text_vector":
-            values = self.vectors(count)
-        else:
-            values = unit(self.random.standard_normal((count, min(size, SIGNATURE_WIDTH)), dtype=np.float32))
+        if field.name != "text_vector":
+            shape = (len(values), min(size, SIGNATURE_WIDTH))
+            values = unit(self.random.standard_normal(shape, dtype=np.float32))
             values = np.tile(values, (1, -(-size // values.shape[1])))[:, :size]
         return pa.FixedSizeListArray.from_arrays(pa.array(values.astype(np.float16).reshape(-1)), type=field.type)
 
@@ -118,7 +130,7 @@ def build(
     shutil.rmtree(folder, ignore_errors=True)
     database = MotionDatabase.create(folder, settings(caption, *tokens))
     database.ensure_columns({"lab": pa.int64()})
-    made = Synthesis(caption.width)
+    made = Synthesis(caption)
     begin = time.perf_counter()
     for first in range(0, rows, CHUNK):
         # straight into the table: what `add` does beside it (near-duplicates, locks) is measured in ingest.py
@@ -132,10 +144,9 @@ def build(
 
 def measure(database: MotionDatabase, caption: CaptionEncoder, queries: int, exact: int) -> list[dict[str, Any]]:
     retriever = Retriever(database, caption)
-    vectors = Synthesis(caption.width)
-    vectors.random = np.random.default_rng(99)
-    prompts = [vectors.pairs[i][0] for i in vectors.random.integers(0, len(vectors.pairs), queries)]
-    asked = [Query(text=one, words=words) for one, words in zip(vectors.vectors(queries), prompts, strict=True)]
+    random, prompts = np.random.default_rng(99), written()[1]
+    chosen = [prompts[i] for i in random.permutation(len(prompts))[:queries]]
+    asked = [retriever.query(prompt) for prompt in chosen]
     results = []
     for name, where in FILTERS.items():
         for query in asked[:20]:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from motionrag.errors import MotionRAGError
-from motionrag.retrieval import search
 from motionrag.retrieval.ingest import ingest
 from motionrag.retrieval.schema import array_of
 from motionrag.retrieval.search import IMAGE_SHARE, WORDS_SHARE, Query, Retriever
@@ -81,9 +80,10 @@ def test_motion_ranks_by_the_motion_vector(retriever, full, encoders):
     clip = read_clip(full.find("clip_003.mp4")[0]["video"])
     motion = encoders.video["motion"]
     wanted = motion.pool(motion.encode(motion.preparation(clip.frames)[None]))[0].numpy()
-    rows, cosines = full.nearest("motion_vector", wanted, 12)
+    table = full.take(full.nearest("motion_vector", wanted, 12), ["caption", "motion_vector"])
+    cosines = array_of(table, "motion_vector", wanted.shape) @ wanted
     assert cosines.tolist() == sorted(cosines, reverse=True)
-    near = full.take(rows, ["caption"]).column("caption").to_pylist()
+    near = table.column("caption").to_pylist()
     expected = [caption for caption in near if caption != CAPTIONS[3]]
     found = retriever.search(retriever.query(clip=clip), 11, floor=-1)
     assert sorted(captions(found)) == sorted(expected)
@@ -248,10 +248,9 @@ def test_words_count_once_and_by_their_stems_from_the_first_clip_on(captions_onl
 
 def test_words_find_what_vectors_do_not(retriever, monkeypatch):
     """A caption that shares rare words is compared too, however many are nearer by their vectors."""
-    monkeypatch.setattr(search, "FEWEST", 1)
     asked, other = retriever.query("Close the lid of the red box"), retriever.query("wipe the desk")
     for words, there in ((asked.words, True), ("", False)):
-        found, _ = retriever._candidates(replace(other, words=words), 1, None, -1.0, False)
+        found, _ = retriever._candidates(replace(other, words=words), 3, None, -1.0, False)
         ids = ", ".join(f"'{item.row['id']}'" for item in found)
         texts = {row["caption"] for row in retriever.database.rows(["caption"], f"id IN ({ids})")}
         assert ("Close the lid of the red box" in texts) == there

@@ -144,8 +144,8 @@ class MotionTextEncoder:
         Raises:
             MotionRAGError: If a text is empty or no valid text, or one string is given in place of several.
         """
-        ids = [self._ids(text) for text in checked(texts)]
-        return self._encode(ids, torch.tensor([_scales(len(one)) for one in ids]))
+        lengths, means, _ = self.parts(texts)
+        return self.joined(means, lengths)
 
     def encode_prompts(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """N prompts of any length to f32 [N, D], each of length 1.
@@ -153,15 +153,25 @@ class MotionTextEncoder:
         Raises:
             MotionRAGError: As `encode`.
         """
-        return self._encode([self._ids(text) for text in checked(texts)], torch.tensor([_PROMPT] * len(texts)))
+        return self.joined(self.parts(texts)[1])
 
-    def _encode(self, texts: Sequence[list[int]], scales: Tensor) -> NDArray[np.float32]:
-        """Token ids of N texts, and scales of their parts [N,3], to f32 [N, D]."""
-        windows = [(i, window) for i, ids in enumerate(texts) for window in self._windows(ids)]
+    def parts(self, texts: Sequence[str]) -> tuple[list[int], Tensor, Tensor]:
+        """What N texts become before their vectors: tokens, and a mean and its weight of each of K networks.
+
+        The mean of several texts as one is theirs, weighted by the softmax of their weights.
+
+        Returns:
+            Numbers of tokens; means f32 [K,N,D]; logarithms of the attention they sum up, f32 [K,N].
+
+        Raises:
+            MotionRAGError: As `encode`.
+        """
+        ids = [self._ids(text) for text in checked(texts)]
+        windows = [(i, window) for i, tokens in enumerate(ids) for window in self._windows(tokens)]
         windows.sort(key=lambda item: len(item[1]))  # windows of like length are padded little
         width = self._networks[0].bert.config.hidden_size
-        means = torch.zeros(len(self._networks), len(texts), width)
-        sums = torch.full((len(self._networks), len(texts)), -torch.inf)
+        means = torch.zeros(len(self._networks), len(ids), width)
+        sums = torch.full((len(self._networks), len(ids)), -torch.inf)
         for start in range(0, len(windows), BATCH):
             part = windows[start : start + BATCH]
             for k, network in enumerate(self._networks):
@@ -170,8 +180,13 @@ class MotionTextEncoder:
                     total = torch.logaddexp(sums[k, i], logits.logsumexp(0))
                     means[k, i] = means[k, i] * (sums[k, i] - total).exp() + (logits - total).exp() @ vectors
                     sums[k, i] = total
-        joined = nn.functional.normalize(self._joined(means, scales), dim=-1)
-        return np.asarray(joined.numpy(), dtype=np.float32)
+        return [len(tokens) for tokens in ids], means, sums
+
+    def joined(self, means: Tensor, lengths: Sequence[int] | None = None) -> NDArray[np.float32]:
+        """Means [K,N,D], and captions' numbers of tokens (None: of prompts), to vectors f32 [N, D] of length 1."""
+        scales = [_PROMPT] * means.shape[1] if lengths is None else [_scales(length) for length in lengths]
+        vectors = nn.functional.normalize(self._joined(means, torch.tensor(scales)), dim=-1)
+        return np.asarray(vectors.numpy(), dtype=np.float32)
 
     @torch.inference_mode()
     def _joined(self, means: Tensor, scales: Tensor) -> Tensor:

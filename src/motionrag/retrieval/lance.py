@@ -109,7 +109,7 @@ def index_words(clips: Any, columns: Sequence[str]) -> None:
     """Index the words of columns that are not indexed yet: without, words are compared without their stems."""
     from lancedb.index import FTS
 
-    _index(clips, {name: FTS(stem=True, remove_stop_words=False) for name in columns})
+    _index(clips, {name: FTS(stem=True, remove_stop_words=True) for name in columns})
 
 
 def build_indices(clips: Any, columns: Sequence[str]) -> None:
@@ -125,9 +125,9 @@ def build_indices(clips: Any, columns: Sequence[str]) -> None:
     if rows >= SCALAR_INDEX_FROM:
         kinds = {"bands": LabelList(), **{name: BTree() for name in columns}}
     if rows >= INDEX_FROM:
-        partitions = 2 ** round(math.log2(math.sqrt(rows)))
+        partitions = 2 ** round(math.log2(math.sqrt(rows) / 4))
         vectors = [name for name in ("text_vector", "motion_vector") if name in clips.schema.names]
-        kinds |= {name: IvfRq(distance_type="cosine", num_partitions=partitions, num_bits=1) for name in vectors}
+        kinds |= {name: IvfRq(distance_type="cosine", num_partitions=partitions, num_bits=4) for name in vectors}
     _index(clips, kinds)
 
 

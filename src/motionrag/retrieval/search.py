@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +31,7 @@ FLOOR = 0.55  # of the relevance: below it a clip says nothing of the prompt (be
 WORDS_SHARE = 0.25  # of the score: words that prompt and caption share; the rest is the relevance
 HALF_WORDS = 26.0  # BM25 that earns half of it: some four rare words
 CANDIDATES = 2  # times k are looked at, so that k are left when copies and more of one recording have gone
-FEWEST = 32  # candidates by vectors, and as many by words
-WITH_WORDS = 1_000  # rows whose BM25 is looked up; that of others is taken for 0
+FEWEST = 32  # candidates by vectors, and as many by words; BM25 of any other is taken for 0
 SAMENESS = 0.05  # what a reference that looks just like a better one loses of its score
 IMAGE_SHARE = 0.25  # of the score, where an image is part of the query
 A_VIDEO = 3  # references from one recording, as long as there are others
@@ -217,19 +217,18 @@ class Retriever:
         column = MODE_COLUMNS["text" if query.text is not None else "motion"]
         vector = query.text if query.text is not None else query.motion
         assert vector is not None
-        rows, cosines = self.database.nearest(column, vector, wanted, where=where, exact=exact)
-        more = len(rows) == wanted and bool(cosines[-1] + LIFTED >= floor)
-        words: dict[int, float] = {}
-        if query.words:
-            words = self.database.sharing_words(query.words, max(wanted, WITH_WORDS), where=where)
-            rows = list(dict.fromkeys([*rows, *sorted(words, key=words.__getitem__, reverse=True)[:wanted]]))
+        with ThreadPoolExecutor(1) as beside:
+            sharing = beside.submit(self._sharing_words, query.words, wanted, where)
+            near = self.database.nearest(column, vector, wanted, where=where, exact=exact)
+            words = sharing.result()
+        rows = list(dict.fromkeys([*near, *words]))
         if not rows:
             return [], False
-        light = ["id", "video", "content_hash", "duplicate_of"]
+        light = ["id", "video", "duplicate_of", *(["content_hash"] if query.own_hash is not None else [])]
         heavy = ["signature", column, *(["appearance_vector"] if query.appearance is not None else [])]
         table = self.database.take(rows, [*light, *heavy])
         vectors = array_of(table, column, vector.shape).astype(np.float32)
-        relevance = vectors @ vector
+        relevance = cosines = vectors @ vector
         if query.text is not None:
             relevance = self._encoder(self.caption, "text").relevance(vector, vectors)
         score, shared = relevance, words_score(np.array([words.get(row, 0.0) for row in rows]))
@@ -239,27 +238,22 @@ class Retriever:
             looks = array_of(table, "appearance_vector", query.appearance.shape).astype(np.float32)
             score = (1 - IMAGE_SHARE) * score + IMAGE_SHARE * (looks @ query.appearance)
             shared = (1 - IMAGE_SHARE) * shared
+        best = np.argsort(-score, kind="stable")
+        best = best[relevance[best] >= floor]
+        more = len(near) == wanted and bool(cosines[:wanted].min() + LIFTED >= floor)
         signatures = array_of(table, "signature", (SIGNATURE_WIDTH,)).astype(np.float32)
-        found = [
-            Candidate(row, float(points), own, float(by_words))
-            for row, points, by_words, own, fits in zip(
-                table.select([*light, "_rowid"]).to_pylist(),
-                score,
-                shared,
-                signatures,
-                relevance >= floor,
-                strict=True,
-            )
-            if fits
-        ]
-        return sorted(found, key=lambda item: -item.score), more
+        found = table.select([*light, "_rowid"]).to_pylist()
+        return [Candidate(found[i], float(score[i]), signatures[i], float(shared[i])) for i in best], more
+
+    def _sharing_words(self, words: str, limit: int, where: str | None) -> dict[int, float]:
+        return self.database.sharing_words(words, limit, where=where) if words else {}
 
     def _without(self, found: list[Candidate], query: Query, groups: set[str]) -> list[Candidate]:
         """Leave out the query's own clip, what else is excluded, and near-duplicates of both."""
         return [
             item
             for item in found
-            if item.row["content_hash"] != query.own_hash
+            if (query.own_hash is None or item.row["content_hash"] != query.own_hash)
             and not groups & {item.row["id"], item.row["duplicate_of"], item.row["video"]}
             and (query.own is None or item.signature @ query.own < DUPLICATE_COSINE)
         ]

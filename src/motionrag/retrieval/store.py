@@ -30,7 +30,7 @@ from motionrag.retrieval.lance import (
     quoted,
     table_names,
 )
-from motionrag.retrieval.nearest import Nearest, sharing_words
+from motionrag.retrieval.nearest import Nearest
 from motionrag.retrieval.schema import (
     OWN_COLUMNS,
     RETRIEVAL_CAPTION,
@@ -205,8 +205,11 @@ class MotionDatabase:
 
     def nearest(
         self, column: str, vector: NDArray[np.float32], limit: int, *, where: str | None = None, exact: bool = False
-    ) -> tuple[list[int], NDArray[np.float32]]:
-        """The rows whose vectors have the largest cosines with a given one, best first: `_rowid`, and cosines.
+    ) -> list[int]:
+        """`_rowid` of the rows whose vectors have the largest cosines with a given one, largest first.
+
+        Where there is an index, and not all rows that fulfil the condition are compared, the cosines are estimates:
+        fetch several times as many as are wanted, and compare their vectors.
 
         Args:
             column: A vector column.
@@ -216,8 +219,7 @@ class MotionDatabase:
             exact: Compare with every row, without the index.
         """
         with explained(self.uri, where, self.light_columns):
-            found = self._nearest.rows(column, vector, limit, where=where, exact=exact)
-        return found.column("_rowid").to_pylist(), 1 - found.column("_distance").to_numpy().astype(np.float32)
+            return self._nearest.rows(column, vector, limit, where=where, exact=exact)
 
     def sharing_words(self, text: str, limit: int, *, where: str | None = None) -> dict[int, float]:
         """`_rowid` -> BM25 of the rows that share words with a text, in the caption that search compares.
@@ -233,7 +235,7 @@ class MotionDatabase:
                 conditions = [f"({where})"] if where else []
                 if name == "caption" and RETRIEVAL_CAPTION in self.captions:
                     conditions.append(f"({RETRIEVAL_CAPTION} IS NULL OR {RETRIEVAL_CAPTION} = '')")
-                found |= sharing_words(self._clips, name, text, limit, " AND ".join(conditions) or None)
+                found |= self._nearest.words(name, text, limit, where=" AND ".join(conditions) or None)
         return found
 
     def take(self, row_ids: Sequence[int], columns: Sequence[str]) -> pa.Table:
