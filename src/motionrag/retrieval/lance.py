@@ -15,7 +15,7 @@ import pyarrow as pa
 from motionrag.errors import MotionRAGError, did_you_mean
 
 ID_CHUNK = 4_000  # ids in one condition
-INDEX_FROM = 50_000  # rows; below, comparing with every row takes some tens of milliseconds at most
+INDEX_FROM = 20_000  # rows; below, a query is compared with all of them in memory
 SCALAR_INDEX_FROM = 10_000
 
 

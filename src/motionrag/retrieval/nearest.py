@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from motionrag.retrieval.lance import INDEX_FROM
 from motionrag.retrieval.schema import array_of
 
 if TYPE_CHECKING:
@@ -16,8 +17,8 @@ if TYPE_CHECKING:
 PROBES = 32  # partitions of the index looked into: see benchmarks/README.md for these
 SPARE = 1.5  # as many times the rows expected to be enough are fetched before a condition is applied
 AHEAD = 6  # as many times the rows wanted are fetched so at most
-COMPARE_ALL = 20_000  # rows that are all compared, if a condition leaves no more
-KEPT = 2  # conditions whose rows' vectors stay in memory: at most 70 MB each
+COMPARE_ALL = INDEX_FROM  # rows that are all compared, in memory, if there are no more or a condition leaves no more
+KEPT = 2  # conditions whose rows' vectors stay there: at most 70 MB each
 REMEMBERED = 64  # conditions whose number of rows is kept
 
 
@@ -32,7 +33,7 @@ class Nearest:
         self._clips = clips
         self._version, self._columns = -1, frozenset[str]()
         self._counts: dict[str | None, int] = {}
-        self._vectors: dict[tuple[str, str], tuple[NDArray[np.integer[Any]], NDArray[np.float32]]] = {}
+        self._vectors: dict[tuple[str, str | None], tuple[NDArray[np.integer[Any]], NDArray[np.float32]]] = {}
 
     def rows(
         self, column: str, vector: NDArray[np.float32], limit: int, *, where: str | None = None, exact: bool = False
@@ -44,14 +45,14 @@ class Nearest:
             return found.distance_type("cosine").select(["_distance"]).with_row_id(True).limit(count)
 
         self._look()
+        left, all_rows = self._count(where), self._count(None)
+        if left <= COMPARE_ALL and not exact:
+            return self._among(column, vector, limit, where)
         if exact or column not in self._columns:
             every = query(limit).bypass_vector_index()
             return _row_ids(every.where(where, prefilter=True) if where else every)
         if where is None:
             return _row_ids(query(limit).nprobes(PROBES))
-        left, all_rows = self._count(where), self._count(None)
-        if left <= COMPARE_ALL:
-            return self._among(column, vector, limit, where)
         if ahead := self._ahead(limit, where):
             near = _row_ids(query(ahead).nprobes(PROBES).where(where, prefilter=False))
             if len(near) >= limit:
@@ -86,11 +87,12 @@ class Nearest:
             return 0
         return math.ceil(SPARE * limit * all_rows / left)
 
-    def _among(self, column: str, vector: NDArray[np.float32], limit: int, where: str) -> list[int]:
+    def _among(self, column: str, vector: NDArray[np.float32], limit: int, where: str | None) -> list[int]:
         """Compare with all of the few rows that fulfil a condition; the next query with it finds them in memory."""
         kept = self._vectors.get((column, where))
         if kept is None:
-            table = self._clips.search().where(where).select([column]).with_row_id(True).limit(None).to_arrow()
+            query = self._clips.search().select([column]).with_row_id(True).limit(None)
+            table = (query.where(where) if where else query).to_arrow()
             kept = (table.column("_rowid").to_numpy(), array_of(table, column, vector.shape).astype(np.float32))
             others = list(self._vectors.items())[1 - KEPT :]
             self._vectors = {**dict(others), (column, where): kept}
