@@ -7,7 +7,7 @@ D width, T frames, C channels, H, W; R rows of motion tokens that a denoiser cal
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from math import isfinite
 from typing import TYPE_CHECKING, Any
@@ -34,6 +34,47 @@ class Clip:
     """Where the stretch ends in the source, in seconds."""
     source: str
     """Path of the video."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """What encoders see of a clip: the whole of it, or a window in time and a frame of the picture.
+
+    The published system sees `frames` / 8 seconds at 8 frames a second, cut to the frame of its base.
+    """
+
+    frames: int | None = None
+    """T, frames of the window; None is the whole clip, however long."""
+    fps: float | None = None
+    """Frames a second of the window, which lasts `frames` / `fps` seconds."""
+    height: int | None = None
+    """Of the frame that pictures are scaled to cover and cropped to; None is the whole picture."""
+    width: int | None = None
+    """Likewise."""
+
+    def __post_init__(self) -> None:
+        for one, other in (("frames", "fps"), ("height", "width")):
+            values = (getattr(self, one), getattr(self, other))
+            if (values[0] is None) != (values[1] is None):
+                raise MotionRAGError(
+                    f"View: {one}={values[0]} and {other}={values[1]} go together: give both or neither"
+                )
+            if any(value is not None and not (isfinite(value) and value > 0) for value in values):
+                raise MotionRAGError(f"View: {one}={values[0]} and {other}={values[1]} must be above 0")
+
+    def over(self, frames: int) -> View:
+        """The same seconds in another number of frames."""
+        if self.frames is None or self.fps is None:
+            return self
+        return replace(self, frames=frames, fps=self.fps * frames / self.frames)
+
+    def __str__(self) -> str:
+        window = f"windows of {self.frames} frames at {self.fps:g} fps" if self.frames else "whole clips"
+        return f"{window}, {self.width}x{self.height}" if self.height else window
+
+
+WHOLE = View()
+"""Whole clips, whole pictures."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -210,6 +251,8 @@ class BaseSpec:
     """Pipeline, B target images of the sampling's size, B prompts, sampling -> what the pipeline is called with."""
     rules: Callable[[Any], Rules] = lambda pipe: Rules()
     """Pipeline, or None while it is not loaded yet -> which clips it can make, as far as can be said by then."""
+    view: View = WHOLE
+    """What the encoders of its published adapter saw of a clip."""
     thrifty: Mapping[str, Any] = field(default_factory=dict)
     """What the pipeline is called with besides where memory is short."""
     parameters: Mapping[str, int] = field(default_factory=dict)

@@ -48,6 +48,14 @@ def test_round_trip(bundle, folder):
     assert {file.name for file in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
 
 
+def test_a_bundle_of_before_views_is_refused(bundle, folder):
+    state, document = checkpoint.load(folder / "model.safetensors", folder / "config.json")
+    del document["view"]
+    checkpoint.save(folder, state, document)
+    with pytest.raises(MotionRAGError, match=r"convert its checkpoints again, or train it again"):
+        MotionBundle.from_pretrained(folder)
+
+
 def test_adapt_takes_the_most_similar_first(bundle):
     """The published order: the most similar reference sits next to the target."""
     motion, appearance, target = (random_tensor(1, 3, 5, 8, seed=i) for i in range(3))

@@ -44,12 +44,13 @@ def models(tmp_path_factory):
 def encoders(models, caption):
     """Captions, motion and appearance, with tokens."""
     from motionrag.cli.loading import _tokenizers
+    from motionrag.pipeline.parts import load_bundle
 
     video = {
         "motion": load_motion_encoder(str(models / "videomae")),
         "appearance": load_appearance_encoder(str(models / "dinov2")),
     }
-    tokenizers = _tokenizers(str(models / "bundle"), "cpu", video)
+    tokenizers = _tokenizers(load_bundle(str(models / "bundle")), str(models / "bundle"), "cpu", video)
     return ClipEncoders(caption=caption, video=video, tokenizers=tokenizers)
 
 

@@ -168,7 +168,7 @@ def test_a_database_without_tokens_or_vectors_says_how_to_get_them(corpus, bring
 def test_encoders_of_another_make_are_refused(full, caption, encoders):
     with pytest.raises(MotionRAGError, match=r"its captions were encoded by minilm .* the query by other"):
         Retriever(full, CaptionEncoder(OtherText(caption.motion)))
-    with pytest.raises(MotionRAGError, match=r"its motion vectors are of .*videomae, the query's of .*dinov2"):
+    with pytest.raises(MotionRAGError, match=r"its motion vectors are of .*videomae .*, the query's of .*dinov2"):
         Retriever(full, caption, motion=encoders.video["appearance"])
 
 

@@ -23,6 +23,7 @@ from motionrag.training.kin import kin_blocks
 from motionrag.training.objectives import Noised
 from motionrag.training.parts import BundleSettings, spread
 from motionrag.training.pictures import picture
+from motionrag.types import View
 from tests.training import world
 
 
@@ -390,7 +391,9 @@ def test_what_does_not_fit_is_refused(small):
     with pytest.raises(MotionRAGError, match="motion features are 32 wide, the bundle's resampler takes 48"):
         small.adapter(bundle=wide)
     with pytest.raises(MotionRAGError, match="is a bundle for tiny, not for cogvideox"):
-        BundleSettings(folder=small.bundle()).open(None, "cogvideox")
+        BundleSettings(folder=small.bundle()).open(None, "cogvideox", None)
+    with pytest.raises(MotionRAGError, match=r"takes whole clips, data\.view asks for windows of 8 frames at 8 fps"):
+        BundleSettings(folder=small.bundle()).open(None, "tiny", View(frames=8, fps=8.0))
 
 
 def test_spread_tells_collapsed_tokens():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from motionrag.types import BaseSpec, Rules, Sampling
+from motionrag.types import WHOLE, BaseSpec, Rules, Sampling, View
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -66,6 +66,7 @@ SPEC = BaseSpec(
     sampling=_sampling,
     arguments=_arguments,
     rules=_rules,
+    view=View(frames=17, fps=8.0, height=480, width=720),
     parameters={"transformer": 5_570_479_680, "text_encoder": 4_762_310_656, "vae": 215_583_907},
 )
 
@@ -77,6 +78,7 @@ TINY = replace(
     loader="motionrag.bases.tiny:load",
     sampling=lambda pipe: replace(_sampling(pipe), steps=12, guidance=2.0),
     rules=lambda pipe: _rules(pipe) if pipe is not None else Rules(multiple=16, negative_prompt=True),
+    view=WHOLE,
     parameters={},
 )
 """The embedded base: the same classes at 64x64, made by our own recipes; more steps change its clips little."""

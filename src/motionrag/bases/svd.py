@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from motionrag.types import BaseSpec, Rules, Sampling
+from motionrag.types import BaseSpec, Rules, Sampling, View
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -57,6 +57,7 @@ SPEC = BaseSpec(
     sampling=_sampling,
     arguments=_arguments,
     rules=_rules,
+    view=View(frames=16, fps=8.0, height=576, width=1024),
     thrifty={"decode_chunk_size": 2},
     parameters={"unet": 1_524_623_082, "image_encoder": 632_076_800, "vae": 97_742_847},
 )

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from motionrag.errors import MotionRAGError
 from motionrag.registry import EMBEDDED
+from motionrag.types import WHOLE, View
 
 if TYPE_CHECKING:
     from motionrag.encoders import EncoderInfo, VideoEncoder
+    from motionrag.models.bundle import MotionBundle
     from motionrag.retrieval.encoding import ClipEncoders, Tokenizer
     from motionrag.retrieval.schema import DatabaseSettings, TokenInfo
     from motionrag.retrieval.vectors import CaptionEncoder
@@ -58,12 +60,14 @@ def chosen_encoders(arguments: argparse.Namespace, made: DatabaseSettings | None
         kind: (EMBEDDED, None) if bundle == EMBEDDED and option is None else _name(option, made, kind)
         for kind, option in (("motion", arguments.motion), ("appearance", arguments.appearance))
     }
+    loaded = _loaded(bundle) if bundle else None
+    view = loaded.config.view if loaded is not None else made.view if made is not None else WHOLE
     video: dict[str, VideoEncoder] = {
-        kind: load_video_encoder(kind, name, revision, arguments.device)
+        kind: load_video_encoder(kind, name, revision, arguments.device, view)
         for kind, (name, revision) in names.items()
         if name is not None
     }
-    tokenizers = _tokenizers(bundle, arguments.device, video) if bundle else {}
+    tokenizers = _tokenizers(loaded, bundle, arguments.device, video) if bundle and loaded else {}
     if bundle and not video:
         raise MotionRAGError("--bundle makes tokens of features: name --motion and --appearance too")
     return ClipEncoders(
@@ -81,12 +85,12 @@ def caption_encoder(name: str | None, revision: str | None, device: str) -> Capt
     return load_caption_encoder(name, revision=revision, device=device)
 
 
-def load_video_encoder(kind: str, name: str, revision: str | None, device: str) -> VideoEncoder:
+def load_video_encoder(kind: str, name: str, revision: str | None, device: str, view: View = WHOLE) -> VideoEncoder:
     """The motion or the appearance encoder."""
     from motionrag.encoders import load_appearance_encoder, load_motion_encoder
 
     load: Any = {"motion": load_motion_encoder, "appearance": load_appearance_encoder}[kind]
-    encoder: VideoEncoder = load(name, revision=revision, device=device)
+    encoder: VideoEncoder = load(name, revision=revision, device=device, view=view)
     return encoder
 
 
@@ -103,14 +107,20 @@ def _bundle(made: DatabaseSettings | None) -> str | None:
     return tokens.bundle if tokens is not None else None
 
 
-def _tokenizers(name: str, device: str, video: dict[str, VideoEncoder]) -> dict[str, Tokenizer]:
+def _loaded(bundle: str) -> MotionBundle:
+    from motionrag.pipeline.parts import load_bundle
+
+    return load_bundle(bundle)
+
+
+def _tokenizers(
+    bundle: MotionBundle, name: str, device: str, video: dict[str, VideoEncoder]
+) -> dict[str, Tokenizer]:
     """The bundle's resamplers, one for each encoder there is."""
     from motionrag.checkpoint import fingerprint
-    from motionrag.pipeline.parts import load_bundle
     from motionrag.retrieval.encoding import Tokenizer
     from motionrag.retrieval.schema import TokenInfo
 
-    bundle = load_bundle(name)
     made: dict[str, Tokenizer] = {}
     for kind, encoder in video.items():
         resampler = bundle.motion_resampler if kind == "motion" else bundle.appearance_resampler

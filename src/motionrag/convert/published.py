@@ -18,6 +18,7 @@ from motionrag.models.adapter import AdapterConfig
 from motionrag.models.bundle import BundleConfig, MotionBundle
 from motionrag.models.context import ContextConfig
 from motionrag.models.resampler import ResamplerConfig
+from motionrag.registry import base_spec
 
 START = "context.start"
 
@@ -168,6 +169,7 @@ def _config(state: Mapping[str, Tensor], base: str, head_dim: int, context_head_
         motion_resampler=motion,
         appearance_resampler=appearance,
         context=context,
+        view=base_spec(base).view,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from motionrag.encoders.protocols import EncoderInfo, Kind, VideoEncoder
 from motionrag.encoders.source import Source, checked_device, one_line, quiet, read_json, refuse_missing, resolve
 from motionrag.errors import MotionRAGError, did_you_mean
 from motionrag.registry import EMBEDDED, embedded
+from motionrag.types import WHOLE, View
 
 if TYPE_CHECKING:
     from motionrag.encoders.vision import VisionEncoder
@@ -41,6 +42,7 @@ def load_motion_encoder(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     batch_size: int = 8,
+    view: View = WHOLE,
 ) -> VideoEncoder:
     """Load a motion encoder: VideoMAE or V-JEPA 2.
 
@@ -50,11 +52,12 @@ def load_motion_encoder(
         device: Where it runs.
         dtype: What it computes in; features are float32 all the same.
         batch_size: Clips a pass; `encode` splits larger batches.
+        view: What it sees of a clip; part of its fingerprint.
 
     Raises:
         MotionRAGError: If the model is not there, damaged, incomplete or of another kind.
     """
-    return _load("motion", str(model), revision, device, dtype, batch_size)
+    return _load("motion", str(model), revision, device, dtype, batch_size, view)
 
 
 def load_appearance_encoder(
@@ -64,6 +67,7 @@ def load_appearance_encoder(
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
     batch_size: int = 32,
+    view: View = WHOLE,
 ) -> VideoEncoder:
     """Load an appearance encoder: DINOv2, with registers or without.
 
@@ -73,15 +77,16 @@ def load_appearance_encoder(
         device: Where it runs.
         dtype: What it computes in; features are float32 all the same.
         batch_size: Frames a pass; `encode` splits larger batches.
+        view: What it sees of a clip; part of its fingerprint.
 
     Raises:
         MotionRAGError: If the model is not there, damaged, incomplete or of another kind.
     """
-    return _load("appearance", str(model), revision, device, dtype, batch_size)
+    return _load("appearance", str(model), revision, device, dtype, batch_size, view)
 
 
 def _load(
-    kind: Kind, model: str, revision: str | None, device: str, dtype: torch.dtype, batch_size: int
+    kind: Kind, model: str, revision: str | None, device: str, dtype: torch.dtype, batch_size: int, view: View
 ) -> VisionEncoder:
     if batch_size < 1:
         raise MotionRAGError(f"batch_size={batch_size} must be at least 1")
@@ -89,7 +94,7 @@ def _load(
     cls = _class_of(kind, source)
     checked_device(device)
     network = load_network(source, cls.network_class, dtype, cls.spare_weights)
-    preparation = _preparation(source, cls, network.config)
+    preparation = replace(_preparation(source, cls, network.config), view=view)
     try:
         length = cls.length(network.config, preparation.crop)
     except MotionRAGError as error:

@@ -74,6 +74,9 @@ class VideoEncoder(Protocol):
             MotionRAGError: If the frames are not what `preparation` makes.
         """
 
+    def no_motion(self) -> Tensor:
+        """Features f32 [1,L,D] of a video without motion."""
+
     def pool(self, features: Tensor) -> Tensor:
         """Features [B,L,D] to vectors f32 [B,D] of length 1.
 

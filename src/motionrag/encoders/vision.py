@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from motionrag.video import Preparation
 
 
+GREY = 0.5
+"""Of RGB in [0, 1]: what a video without motion shows."""
+
+
 class VisionEncoder(ABC):
     """A transformers backbone as a `VideoEncoder`; a new one is a subclass and a line in `loading`."""
 
@@ -99,6 +103,17 @@ class VisionEncoder(ABC):
         with torch.inference_mode():
             parts = [self.features(self._pixels(part)).float() for part in frames.split(self._batch_size)]
         return torch.cat(parts)  # outside: a plain tensor, which training may use
+
+    def no_motion(self) -> Tensor:
+        """Features f32 [1,L,D] of a video without motion: mid-grey, 0 in [-1, 1], then normalised as any frame.
+
+        Guidance sets the motion against it, and training puts it where motion is dropped.
+        """
+        shape = (1, self.preparation.frames, 3, *self.preparation.crop)
+        grey = ((GREY - self._mean) / self._std).to(self._dtype).expand(shape)
+        with torch.inference_mode():
+            features = self.features(grey).float()
+        return features.clone()  # a plain tensor, which training may use
 
     def pool(self, features: Tensor) -> Tensor:
         """Features [B,L,D] to vectors f32 [B,D] of length 1, for similarity search.

@@ -17,8 +17,8 @@ from motionrag.evaluation.metrics import Targets as MetricTargets
 from motionrag.evaluation.suite import Targets
 from motionrag.pipeline.picture import fitted, picture, pixels
 from motionrag.retrieval.sources import Job, read_jobs
-from motionrag.types import Sampling
-from motionrag.video import read_clip
+from motionrag.types import WHOLE, Sampling, View
+from motionrag.video import read_view
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,8 @@ class Asked:
     """The clips, where they are simulated."""
     jobs: Sequence[Job] = ()
     """The rows of the source, where they are real."""
+    view: View = WHOLE
+    """Whether their clips are read as a whole, or the window at their start."""
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -53,7 +55,8 @@ class Asked:
             return self.simulated.clips.video[list(numbers)].numpy()
         made = []
         for job in (self.jobs[number] for number in numbers):
-            clip = read_clip(job.video, frames=self.sampling.frames, start_s=job.start_s or 0.0, end_s=job.end_s)
+            view, start = self.view.over(self.sampling.frames), job.start_s or 0.0
+            clip = read_view(job.video, view, frames=self.sampling.frames, start_s=start, end_s=job.end_s)
             made.append(np.stack([self._fitted(frame) for frame in clip.frames]))
         return np.stack(made)
 
@@ -77,8 +80,8 @@ class Asked:
         return hashlib.sha256(words + true.tobytes()).hexdigest()
 
 
-def asked(targets: Targets, sampling: Sampling) -> Asked:
-    """Open what a suite asks for, in a base's size.
+def asked(targets: Targets, sampling: Sampling, view: View = WHOLE) -> Asked:
+    """Open what a suite asks for, in a base's size, and as a bundle sees clips.
 
     Raises:
         MotionRAGError: If the source has no usable row, or the base makes no square clips, which simulated ones are.
@@ -112,4 +115,5 @@ def asked(targets: Targets, sampling: Sampling) -> Asked:
         groups=[],
         sampling=sampling,
         jobs=jobs,
+        view=view,
     )

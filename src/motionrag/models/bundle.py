@@ -22,6 +22,7 @@ from motionrag.models.adapter import AdapterConfig, MotionAdapter
 from motionrag.models.context import ContextConfig, MotionContextTransformer
 from motionrag.models.fusion import fuse
 from motionrag.models.resampler import PerceiverResampler, ResamplerConfig
+from motionrag.types import WHOLE, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +37,8 @@ class BundleConfig:
     """Appearance encoder features to appearance tokens."""
     context: ContextConfig = ContextConfig()
     """The Motion Context Transformer."""
+    view: View = WHOLE
+    """What the encoders saw of each clip in training, and see again of references and targets."""
 
     def __post_init__(self) -> None:
         token = (self.context.queries, self.context.width)
@@ -139,7 +142,7 @@ class MotionBundle(
             token: Access token for the hub.
 
         Raises:
-            MotionRAGError: If it is not there, damaged, changed since it was saved, or incomplete.
+            MotionRAGError: If it is not there, damaged, changed since it was saved, incomplete or too old.
         """
         where = str(pretrained_model_name_or_path)
         names = (checkpoint.WEIGHTS_NAME, checkpoint.CONFIG_NAME)
@@ -167,6 +170,11 @@ class MotionBundle(
                     f"({' '.join(str(error).split())})"
                 ) from error
         state, document = checkpoint.load(weights, config)
+        if "view" not in document:
+            raise MotionRAGError(
+                f"{config}: does not say what its encoders see of a clip: it is of a version that took another "
+                "video for no motion; convert its checkpoints again, or train it again"
+            )
         with torch.device("meta"):
             bundle = cls(parse(BundleConfig, document, where=str(config)))
         checkpoint.load_strict(bundle, state, where=str(weights))

@@ -39,8 +39,11 @@ def load_retriever(db: str, bundle: str, device: str) -> Retriever:
     text = database.settings.text
     caption = load_caption_encoder(text.model, revision=text.revision, device=device)
     made = {kind: _model(database, kind, bundle) for kind in KINDS}
-    motion = load_motion_encoder(made["motion"][0], revision=made["motion"][1], device=device)
-    appearance = load_appearance_encoder(made["appearance"][0], revision=made["appearance"][1], device=device)
+    view = database.settings.view
+    motion = load_motion_encoder(made["motion"][0], revision=made["motion"][1], device=device, view=view)
+    appearance = load_appearance_encoder(
+        made["appearance"][0], revision=made["appearance"][1], device=device, view=view
+    )
     return Retriever(database, caption, motion=motion, appearance=appearance)
 
 
@@ -53,11 +56,17 @@ def _model(database: MotionDatabase, kind: str, bundle: str) -> tuple[str, str |
 
 
 def check_tokens(database: MotionDatabase, bundle: MotionBundle, name: str) -> None:
-    """Refuse a database whose tokens are not of this bundle's resamplers.
+    """Refuse a database whose tokens are not of this bundle's resamplers, or of clips seen otherwise.
 
     Raises:
         MotionRAGError: If they are not, or it keeps none.
     """
+    if database.settings.view != bundle.config.view:
+        raise MotionRAGError(
+            f"{database.uri}: its clips were seen as {database.settings.view}, the bundle {name} takes "
+            f"{bundle.config.view}; encode its videos again: `motionrag ingest {database.uri} --db NEW "
+            f"--bundle {name}`"
+        )
     for kind in KINDS:
         made = getattr(database.settings, f"{kind}_tokens")
         if made is None:

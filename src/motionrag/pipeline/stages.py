@@ -25,7 +25,7 @@ from motionrag.registry import base_spec
 from motionrag.retrieval.ingest import FRAMES, clip_id
 from motionrag.retrieval.search import Retriever
 from motionrag.types import ClipRecord, Reference, Sampling, Scale
-from motionrag.video import content_hash, read_clip
+from motionrag.video import content_hash, read_view
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -102,7 +102,7 @@ class Stages:
             VideoError: If one cannot be read.
         """
         frames = max(FRAMES, self.retriever.motion.preparation.frames)  # type: ignore[union-attr]
-        clips = [read_clip(video, frames=frames) for video in videos]
+        clips = [read_view(video, self.bundle.config.view, frames=frames) for video in videos]
         motion = self.encode_motion([clip.frames for clip in clips]).cpu().numpy().astype(np.float16)
         looks = self._tokens("appearance", [clip.frames for clip in clips]).cpu().numpy().astype(np.float16)
         made = []
@@ -217,10 +217,8 @@ class Stages:
 
     @torch.no_grad()
     def _no_motion(self) -> Tensor:
-        """The resampler on a mid-grey clip: pixels that are zero after normalisation."""
         encoder: Any = self.retriever.motion
-        grey = torch.zeros(1, encoder.preparation.frames, 3, *encoder.preparation.crop, device=self.device)
-        return self.bundle.motion_resampler(encoder.features(grey).float())
+        return self.bundle.motion_resampler(encoder.no_motion().to(self.device))
 
     def _place_encoders(self, device: torch.device) -> None:
         """Where memory is short, bring the encoders to their work, and out of the way of the base."""

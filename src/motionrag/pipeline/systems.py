@@ -49,7 +49,7 @@ class Systems:
     def __init__(self, rag: MotionRAG, retrievers: Mapping[str, Retriever], suite: Suite) -> None:
         self.rag, self.retrievers, self.suite = rag, retrievers, suite
         self.sampling = rag.changed_sampling(suite.sampling)
-        self.asked: Asked = asked(suite.targets, self.sampling)
+        self.asked: Asked = asked(suite.targets, self.sampling, rag.bundle.config.view)
         """The clips."""
         steering = {**rag.bundle.adapter.state_dict(), "no motion": rag.null}
         self._steering = checkpoint.fingerprint(steering, asdict(rag.bundle.adapter.config))

@@ -11,6 +11,7 @@ import numpy as np
 from motionrag.errors import MotionRAGError
 from motionrag.retrieval.schema import DatabaseSettings, TokenInfo
 from motionrag.retrieval.vectors import CaptionEncoder, method_fingerprint
+from motionrag.types import WHOLE, View
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,6 +48,9 @@ class ClipEncoders:
         for kind in self.tokenizers:
             if kind not in self.video:
                 raise MotionRAGError(f"{kind} tokens are made of {kind} features: name the {kind} encoder too")
+        for kind, encoder in self.video.items():
+            if encoder.preparation.view != self.view:
+                raise MotionRAGError(f"the {kind} encoder sees {encoder.preparation.view}, the other {self.view}")
 
     @property
     def settings(self) -> DatabaseSettings:
@@ -58,8 +62,14 @@ class ClipEncoders:
             caption_method=method_fingerprint(),
             text_width=self.caption.width,
             features=self.features,
+            view=self.view,
             **infos,
         )
+
+    @property
+    def view(self) -> View:
+        """What the video encoders see of a clip."""
+        return next((encoder.preparation.view for encoder in self.video.values()), WHOLE)
 
     @property
     def preparations(self) -> dict[str, Preparation]:

@@ -210,6 +210,7 @@ class _Ingest:
                     end_s=job.end_s,
                     splitting=self.splitting,
                     frames=max([FRAMES, *(part.frames for part in preparations.values())]),
+                    view=self.encoders.view,
                     preparations=preparations,
                     done=refused,
                 )

@@ -14,7 +14,7 @@ import pyarrow as pa
 from motionrag.config import parse
 from motionrag.encoders.protocols import EncoderInfo
 from motionrag.errors import MotionRAGError
-from motionrag.types import ClipRecord
+from motionrag.types import WHOLE, ClipRecord, View
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,6 +61,8 @@ class DatabaseSettings:
     """The tokens kept of appearance features, if any."""
     features: bool = False
     """Whether the encoders' features themselves are kept: large, but other tokens can be made of them."""
+    view: View = WHOLE
+    """What the motion and appearance encoders saw of each clip."""
     schema_version: int = SCHEMA_VERSION
     """Version of the columns."""
 
@@ -114,6 +116,8 @@ class DatabaseSettings:
         """The first setting in which two databases' contents do not compare, in words; None if there is none."""
         if self.caption_method != other.caption_method:
             return "captions: encoded by another version of the caption encoder"
+        if self.view != other.view:
+            return f"{self.view} against {other.view}"
         for name in ("text", "motion", "appearance", "motion_tokens", "appearance_tokens"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if (mine and mine.fingerprint) != (theirs and theirs.fingerprint):

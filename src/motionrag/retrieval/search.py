@@ -85,8 +85,9 @@ class Retriever:
             made = getattr(database.settings, kind)
             if encoder is not None and (made is None or made.fingerprint != encoder.info.fingerprint):
                 raise MotionRAGError(
-                    f"{database.uri}: its {kind} vectors are of {made.model if made else 'no encoder'}, the query's "
-                    f"of {encoder.info.model}; ingest into a new database with --{kind} {encoder.info.model}"
+                    f"{database.uri}: its {kind} vectors are of {_described(made)}, the query's of "
+                    f"{_described(encoder.info)}; encode its videos again: `motionrag ingest {database.uri} "
+                    f"--db NEW --{kind} {encoder.info.model}`"
                 )
 
     @classmethod
@@ -115,7 +116,8 @@ class Retriever:
             if wanted:
                 info = _made_with(database, kind)
                 load: Any = load_motion_encoder if kind == "motion" else load_appearance_encoder
-                loaded[kind] = load(info.model, revision=info.revision, device=device)
+                view = database.settings.view
+                loaded[kind] = load(info.model, revision=info.revision, device=device, view=view)
         return cls(database, caption, **loaded)
 
     def query(
@@ -368,6 +370,10 @@ def varied(found: list[Candidate], k: int, *, these_are_all: bool) -> list[Candi
     if these_are_all:
         chosen += spare[: k - len(chosen)]
     return sorted(chosen, key=lambda item: -item.score)
+
+
+def _described(info: EncoderInfo | None) -> str:
+    return "no encoder" if info is None else f"{info.model} ({info.fingerprint[:8]})"
 
 
 def _vector(encoder: VideoEncoder, frames: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
-from motionrag.video import Preparation, VideoError, pick, probe, read_clip, scene_cuts, signature, split
+from motionrag.types import WHOLE, View
+from motionrag.video import Preparation, VideoError, pick, probe, read_view, scene_cuts, signature, split
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,6 +50,8 @@ class Task:
     end_s: float | None = None
     splitting: Splitting | None = None
     frames: int = 16
+    view: View = WHOLE
+    """Whether the whole part is read, or a window at its start."""
     preparations: Mapping[str, Preparation] = field(default_factory=dict)
     """Name of an encoder -> what its frames must look like."""
     done: frozenset[str] = frozenset()
@@ -102,7 +105,7 @@ def carry_out(task: Task) -> Iterator[Decoded | Refused]:
             continue
         begin = time.perf_counter()
         try:
-            clip = read_clip(task.video, frames=task.frames, start_s=start or 0.0, end_s=end)
+            clip = read_view(task.video, task.view, frames=task.frames, start_s=start or 0.0, end_s=end)
         except VideoError as error:
             yield Refused(asked_start_s=start, asked_end_s=end, reason=error.reason)
             continue

@@ -7,7 +7,7 @@ blocks before it; the loss is the mean squared error over all blocks. No video i
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from motionrag.training.cache import Cache, Report
 from motionrag.training.data import DataSettings, open_cache, split
 from motionrag.training.kin import KinSettings, kin_blocks, open_kin
 from motionrag.training.neighbours import neighbours
-from motionrag.training.parts import check_features, trained
+from motionrag.training.parts import check_features, check_view, trained
 from motionrag.types import Sampling
 
 SIZE = Sampling(height=224, width=224, frames=16, fps=8.0, steps=1, guidance=1.0)
@@ -97,8 +97,9 @@ class ContextTask:
         """
         self.settings, self.device = settings, torch.device(device)
         self.bundle = MotionBundle.from_pretrained(settings.bundle).float().to(device)
+        check_view(self.bundle, settings.data.view, settings.bundle)
         self.bundle.adapter.to("cpu")  # large, and not used here
-        data = settings.data
+        data = replace(settings.data, view=self.bundle.config.view)
         self.cache = open_cache(data, None, data.sized(SIZE), device=device, report=report)
         check_features(self.cache, self.bundle, ("motion", "appearance"))
         if settings.references.most > self.bundle.config.context.max_references:

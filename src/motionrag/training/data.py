@@ -18,7 +18,7 @@ from motionrag.training.cache import Cache, Maker, Report, build
 from motionrag.training.conditioning import Conditioning
 from motionrag.training.fingerprints import digest
 from motionrag.training.sources import Clips, SourceSettings, open_sources
-from motionrag.types import Sampling
+from motionrag.types import WHOLE, Sampling, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,9 @@ class DataSettings:
     """Folder or hub id; adds its features of each clip."""
     appearance_encoder: str | None = None
     """Folder or hub id; adds its features of each first frame."""
+    view: View | None = None
+    """What is seen of clips: `{frames: 17, fps: 8, height: 480, width: 720}` takes windows, at a random place of
+    longer clips, and that frame of the picture; None is the bundle's, for a new one as published for its base."""
     held_out: int = 64
     """Clips that are only sampled, spread evenly."""
     frames: int | None = None
@@ -90,6 +93,7 @@ def open_cache(
             frames=sampling.frames,
             size=sampling.height,
             retrieval_caption_column=settings.retrieval_caption_column,
+            view=(settings.view or WHOLE).over(sampling.frames),
         )
         makers = conditioning.makers(sampling, settings.captions) if conditioning is not None else []
         cache = build(folder, source, [*makers, *feature_makers(settings, str(device))], report=report)
@@ -114,11 +118,13 @@ def split(count: int, held_out: int) -> tuple[Tensor, Tensor]:
 
 def feature_makers(settings: DataSettings, device: str) -> list[Maker]:
     """What makes motion and appearance features and, beside them, the captions' vectors that retrieval compares."""
-    makers: list[Maker] = []
+    makers, view = list[Maker](), settings.view or WHOLE
     if settings.motion_encoder is not None:
-        makers.append(_features("motion", load_motion_encoder(settings.motion_encoder, device=device)))
+        makers.append(_features("motion", load_motion_encoder(settings.motion_encoder, device=device, view=view)))
     if settings.appearance_encoder is not None:
-        makers.append(_features("appearance", load_appearance_encoder(settings.appearance_encoder, device=device)))
+        makers.append(
+            _features("appearance", load_appearance_encoder(settings.appearance_encoder, device=device, view=view))
+        )
         makers += _search_makers(device)
     return makers
 
@@ -131,20 +137,8 @@ def _features(name: str, encoder: Any) -> Maker:
         ]
         return torch.cat(parts)
 
-    def without_motion() -> Tensor:
-        """Features [1,L,D] of a mid-grey clip: pixels that are zero after normalisation."""
-        size = (1, encoder.preparation.frames, 3, *encoder.preparation.crop)
-        with torch.inference_mode():
-            return encoder.features(torch.zeros(size, device=device_of(encoder))).float().cpu()
-
-    constant = without_motion if name == "motion" else None
+    constant = (lambda: encoder.no_motion().cpu()) if name == "motion" else None
     return Maker(name=name, fingerprint=encoder.info.fingerprint, make=make, constant=constant)
-
-
-def device_of(encoder: Any) -> torch.device:
-    """Where a video encoder runs."""
-    device: torch.device = next(encoder._network.parameters()).device
-    return device
 
 
 def _search_makers(device: str) -> list[Maker]:

@@ -18,6 +18,7 @@ from motionrag.errors import MotionRAGError
 from motionrag.models.bundle import BundleConfig, MotionBundle
 from motionrag.models.context import ContextConfig
 from motionrag.models.resampler import PerceiverResampler, ResamplerConfig
+from motionrag.registry import base_spec
 from motionrag.training.alignment import align_frames
 from motionrag.training.cache import Cache
 from motionrag.training.conditioning import open_base
@@ -26,6 +27,7 @@ from motionrag.training.data import DataSettings
 from motionrag.training.denoise import Denoising, SampleSettings
 from motionrag.training.kin import KinSettings, open_kin
 from motionrag.training.objectives import ObjectiveSettings
+from motionrag.types import WHOLE, View
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,20 +77,22 @@ class BundleSettings:
         if self.folder is not None and self.resampler is not None:
             raise MotionRAGError("bundle.folder has a resampler already: leave bundle.resampler out")
 
-    def open(self, pipe: Any, base: str) -> MotionBundle:
+    def open(self, pipe: Any, base: str, view: View | None) -> MotionBundle:
         """The bundle for a base.
 
         Args:
             pipe: The base's pipeline.
             base: Its short name.
+            view: What its encoders see of the clips; None is a bundle's own, and whole clips for a new one.
 
         Raises:
-            MotionRAGError: If the bundle is not there, or is for another base.
+            MotionRAGError: If the bundle is not there, is for another base, or sees clips otherwise.
         """
         if self.folder is not None:
             bundle = MotionBundle.from_pretrained(self.folder).float()
             if bundle.config.adapter.base != base:
                 raise MotionRAGError(f"{self.folder}: is a bundle for {bundle.config.adapter.base}, not for {base}")
+            check_view(bundle, view, self.folder)
             return bundle
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
@@ -100,6 +104,7 @@ class BundleSettings:
                     motion_resampler=start.config if start is not None else self.motion_resampler,
                     appearance_resampler=self.appearance_resampler,
                     context=self.context,
+                    view=view or WHOLE,
                 )
             )
             if start is not None:
@@ -107,6 +112,23 @@ class BundleSettings:
             for name in adapter.config.sites:
                 nn.init.normal_(bundle.adapter.site(name).to_v.weight, std=self.value_std)
         return bundle
+
+
+def published_view(pipe: Any, base: str, data: DataSettings) -> View:
+    """What the published encoders of a base see of clips, at the size that clips are trained at."""
+    spec = base_spec(base)
+    size = data.sized(spec.sampling(pipe))
+    return replace(spec.view, height=size.height, width=size.width) if spec.view.height else spec.view
+
+
+def check_view(bundle: MotionBundle, view: View | None, name: str) -> None:
+    """Refuse a bundle that sees clips otherwise than the data are.
+
+    Raises:
+        MotionRAGError: If it does.
+    """
+    if view not in (None, bundle.config.view):
+        raise MotionRAGError(f"{name}: takes {bundle.config.view}, data.view asks for {view}; they must agree")
 
 
 def load_resampler(folder: Path) -> PerceiverResampler:
@@ -187,13 +209,18 @@ class Adapted:
             kin: Clips of kin to train on besides.
         """
         pipe = settings.open(device)
+        view = data.view
+        if view is None and bundle.folder is None:
+            view = published_view(pipe, settings.name, data)
+        self.bundle = bundle.open(pipe, settings.name, view)
+        data = replace(data, view=self.bundle.config.view)
         self.base = Denoising(pipe, settings.name, data, objective, device=device, report=report)
         self.kin: Cache | None = None
         """The cache of clips of kin, with what the other has."""
         if kin is not None:
             self.kin = open_kin(kin, data, self.base.conditioning, self.base.sampling, device=device, report=report)
         pipe.register_modules(**{name: None for name in ("text_encoder",) if name in pipe.components})  # large, done
-        self.bundle = bundle.open(pipe, settings.name).to(device)
+        self.bundle = self.bundle.to(device)
         if settings.gradient_checkpointing:
             self.base.denoiser.enable_gradient_checkpointing()  # type: ignore[operator]
         self._attached = attach(self.base.denoiser, self.bundle.adapter)

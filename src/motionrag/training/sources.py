@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import random
 from bisect import bisect_right
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motionrag.errors import MotionRAGError
+from motionrag.types import WHOLE, View
 
 if TYPE_CHECKING:
     from motionrag.retrieval.sources import Job
@@ -109,9 +111,10 @@ class SynthSource:
 class VideoSource:
     """Clips of videos, decoded by several threads (FFmpeg leaves the interpreter alone while it works)."""
 
-    def __init__(self, jobs: Sequence[Job], *, frames: int, threads: int = 4) -> None:
-        self.jobs, self.frames, self.threads = jobs, frames, threads
-        self.fingerprint = _digest({"clips": [_identity(job) for job in jobs], "frames": frames})
+    def __init__(self, jobs: Sequence[Job], *, frames: int, threads: int = 4, view: View = WHOLE) -> None:
+        self.jobs, self.frames, self.threads, self.view = jobs, frames, threads, view
+        windows = {} if view.frames is None else {"window": [view.frames, view.fps]}
+        self.fingerprint = _digest({"clips": [_identity(job) for job in jobs], "frames": frames, **windows})
 
     def __len__(self) -> int:
         return len(self.jobs)
@@ -133,16 +136,28 @@ class VideoSource:
         return clips
 
     def _frames(self, job: Job) -> NDArray[np.uint8] | str:
-        from motionrag.video import VideoError, read_clip
+        from motionrag.video import VideoError, read_view
 
         if job.fault is not None:
             return job.fault
         try:
-            return read_clip(
-                job.video, frames=self.frames, start_s=job.start_s or 0.0, end_s=job.end_s, threads=1
+            start = self._start(job)
+            return read_view(
+                job.video, self.view, frames=self.frames, start_s=start, end_s=job.end_s, threads=1
             ).frames
         except VideoError as error:
             return error.reason
+
+    def _start(self, job: Job) -> float:
+        """First second of what is read: of a clip longer than the window, a random one, always the same."""
+        from motionrag.video import probe
+
+        start = job.start_s or 0.0
+        if self.view.frames is None or self.view.fps is None:
+            return start
+        end = probe(job.video).duration_s if job.end_s is None else job.end_s
+        spare = max(0.0, end - start - self.view.frames / self.view.fps)
+        return start + spare * random.Random(_digest(_identity(job))).random()
 
 
 class Joined:
@@ -171,7 +186,12 @@ class Joined:
 
 
 def open_sources(
-    settings: Sequence[SourceSettings], *, frames: int, size: int, retrieval_caption_column: str | None = None
+    settings: Sequence[SourceSettings],
+    *,
+    frames: int,
+    size: int,
+    retrieval_caption_column: str | None = None,
+    view: View = WHOLE,
 ) -> Source:
     """The clips that settings name.
 
@@ -180,24 +200,25 @@ def open_sources(
         frames: T, frames of each clip.
         size: Side of simulated frames in pixels.
         retrieval_caption_column: Of tables of videos, what finds references, where it is not the captions' column.
+        view: Whether clips of videos are read as a whole, or windows of them.
 
     Raises:
         MotionRAGError: If a source is missing or empty.
     """
-    sources = [_open(source, frames, size, retrieval_caption_column) for source in settings]
+    sources = [_open(source, frames, size, retrieval_caption_column, view) for source in settings]
     return sources[0] if len(sources) == 1 else Joined(sources)
 
 
-def _open(settings: SourceSettings, frames: int, size: int, column: str | None) -> Source:
+def _open(settings: SourceSettings, frames: int, size: int, column: str | None, view: View) -> Source:
     if settings.synth is not None:
         return SynthSource(settings.synth, frames=frames, size=size)
     if settings.videos is not None:
         from motionrag.retrieval.sources import read_jobs
 
         jobs = read_jobs(Path(settings.videos), retrieval_caption_column=column)
-        return VideoSource(jobs, frames=frames)
+        return VideoSource(jobs, frames=frames, view=view)
     assert settings.database is not None
-    return VideoSource(database_jobs(settings.database), frames=frames)
+    return VideoSource(database_jobs(settings.database), frames=frames, view=view)
 
 
 def database_jobs(uri: str) -> list[Job]:

@@ -1,7 +1,8 @@
 """Clips as an encoder wants them: frames picked, shortest edge resized, centre cropped.
 
-Bit for bit what transformers' Pillow-backed image processors do (VideoMAEImageProcessorPil, BitImageProcessorPil
-of DINOv2) up to, and without, rescaling and normalising: those run on the encoder's device.
+Resized bit for bit as by transformers' Pillow-backed image processors (VideoMAEImageProcessorPil and DINOv2's
+BitImageProcessorPil), cropped as by torchvision, as in the published code. Rescaling and normalising run on the
+encoder's device.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from motionrag.errors import MotionRAGError
+from motionrag.types import WHOLE, View
 from motionrag.video.read import pick
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -34,6 +36,8 @@ class Preparation:
     """Filter of the resize, with Pillow's antialiasing."""
     which: Literal["uniform", "first"] = "uniform"
     """Which S of a clip's T frames: spread uniformly, or the first S."""
+    view: View = WHOLE
+    """Window in time, for those who read clips; and the frame that pictures are cut to before all else."""
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
     """Of RGB in [0, 1], for the encoder to subtract."""
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
@@ -79,9 +83,21 @@ class Preparation:
 
     def _frame(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """One frame [H, W, 3] -> [h, w, 3]."""
+        if self.view.height is not None and self.view.width is not None:
+            image = framed(image, (self.view.height, self.view.width))
         height, width = resized_size(image.shape[0], image.shape[1], self.shortest_edge)
         picture = Image.fromarray(np.ascontiguousarray(image))
         return center_crop(np.asarray(picture.resize((width, height), _FILTERS[self.resample])), self.crop)
+
+
+def framed(image: NDArray[np.uint8], frame: tuple[int, int]) -> NDArray[np.uint8]:
+    """A picture [H, W, 3] scaled to cover a height and width, the longer side rounded down, and cropped to them."""
+    factor = max(frame[0] / image.shape[0], frame[1] / image.shape[1])
+    height, width = (
+        max(int(size * factor + 1e-6), wanted) for size, wanted in zip(image.shape, frame, strict=False)
+    )
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    return center_crop(np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC)), frame)
 
 
 def resized_size(height: int, width: int, shortest_edge: int) -> tuple[int, int]:
@@ -92,12 +108,12 @@ def resized_size(height: int, width: int, shortest_edge: int) -> tuple[int, int]
 
 
 def center_crop(image: NDArray[np.uint8], crop: tuple[int, int]) -> NDArray[np.uint8]:
-    """Cut [H, W, C] to `crop` around the centre, as transformers does: the odd pixel goes to the far side.
+    """Cut [H, W, C] to `crop` around the centre, half a pixel rounded to the even one, as in torchvision.
 
-    A picture smaller than the crop is laid in the middle of black, the odd pixel then before it.
+    A picture smaller than the crop is laid in the middle of black, the odd pixel then before it, as in transformers.
     """
     height, width = crop
-    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    top, left = (_offset(size, wanted) for size, wanted in zip(image.shape, crop, strict=False))
     if top >= 0 and left >= 0:
         return image[top : top + height, left : left + width]
     padded_height, padded_width = max(height, image.shape[0]), max(width, image.shape[1])
@@ -106,3 +122,7 @@ def center_crop(image: NDArray[np.uint8], crop: tuple[int, int]) -> NDArray[np.u
     canvas[above : above + image.shape[0], before : before + image.shape[1]] = image
     top, left = top + above, left + before
     return canvas[max(0, top) : top + height, max(0, left) : left + width]
+
+
+def _offset(size: int, crop: int) -> int:
+    return round((size - crop) / 2) if size >= crop else (size - crop) // 2

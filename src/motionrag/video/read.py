@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import isfinite
+from typing import TypeAlias
 
 import numpy as np
 from av.video.frame import VideoFrame
 from numpy.typing import NDArray
 
-from motionrag.types import Clip
+from motionrag.types import Clip, View
 from motionrag.video.decode import Decoder
 from motionrag.video.errors import VideoError
 from motionrag.video.picture import Painter
@@ -56,14 +58,108 @@ def read_clip(
     """
     path = os.fspath(path)
     _check_request(path, frames, start_s, end_s)
+    return _read(path, start_s, end_s, lambda seconds, rate: pick(len(seconds), frames), min_frames, threads)
+
+
+def read_view(
+    path: str | os.PathLike[str],
+    view: View,
+    *,
+    frames: int,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    threads: int = 0,
+) -> Clip:
+    """Read what a view takes of a stretch: a window at its start, or `frames` frames of the whole.
+
+    Args:
+        path: The video.
+        view: Which frames; its frame of the picture is `Preparation`'s.
+        frames: Frames wanted of the whole stretch, if the view is of whole clips.
+        start_s: As in `read_clip`.
+        end_s: As in `read_clip`.
+        threads: As in `read_clip`.
+
+    Raises:
+        VideoError: As `read_clip`.
+    """
+    if view.frames is None or view.fps is None:
+        return read_clip(path, frames=frames, start_s=start_s, end_s=end_s, threads=threads)
+    return read_window(path, frames=view.frames, fps=view.fps, start_s=start_s, end_s=end_s, threads=threads)
+
+
+def read_window(
+    path: str | os.PathLike[str],
+    *,
+    frames: int,
+    fps: float,
+    start_s: float = 0.0,
+    end_s: float | None = None,
+    threads: int = 0,
+) -> Clip:
+    """Read the frames of a window of `frames` / `fps` seconds, as the published code does.
+
+    They are those shown nearest to evenly spaced times, from `start_s` to one frame of the video before the window's
+    end. A video, or a stretch of it, that ends sooner ends the window.
+
+    Args:
+        path: The video.
+        frames: T, frames wanted; a slow or short video repeats some.
+        fps: Frames a second of the window.
+        start_s: First second, counted from the first frame.
+        end_s: Where the stretch ends, if before the window does.
+        threads: As in `read_clip`.
+
+    Returns:
+        u8 [T, 3, H, W].
+
+    Raises:
+        VideoError: As `read_clip`.
+    """
+    path = os.fspath(path)
+    seconds = frames / fps if fps > 0 else 0.0
+    if not (isfinite(seconds) and seconds > 0):
+        raise VideoError(path, f"fps={fps} is no rate of a window; it must be above 0")
+    _check_request(path, frames, start_s, end_s)
+    stop = start_s + seconds if end_s is None else min(end_s, start_s + seconds)
+
+    def nearest(shown: NDArray[np.float64], rate: float) -> NDArray[np.int64]:
+        end = min(stop, float(shown[-1]) + 1 / rate)
+        wanted = np.linspace(start_s, max(start_s, end - 1 / rate), frames)
+        after = np.searchsorted(shown, wanted).clip(1, max(len(shown) - 1, 1))
+        before = after - 1
+        after = after.clip(max=len(shown) - 1)
+        return np.where(wanted - shown[before] <= shown[after] - wanted, before, after)
+
+    clip = _read(path, start_s, stop, nearest, 2, threads, window=True)
+    return replace(clip, start_s=start_s, fps=fps)
+
+
+Choice: TypeAlias = Callable[[NDArray[np.float64], float], NDArray[np.int64]]
+"""Seconds [N] at which frames are shown, and frames a second of the video, to the numbers of those wanted."""
+
+
+def _read(
+    path: str,
+    start_s: float,
+    end_s: float | None,
+    choice: Choice,
+    min_frames: int,
+    threads: int,
+    *,
+    window: bool = False,
+) -> Clip:
+    """Read what `choice` takes of a stretch; a window takes half a frame before it, and may reach past the end."""
     if is_webp(path):
         with animation(path) as film:
-            return _read_webp(path, film, frames, start_s, end_s, min_frames)
+            stop = min(end_s, film.duration_s) if window and end_s is not None else end_s
+            return _read_webp(path, film, choice, start_s, stop, min_frames)
     with opened(path) as source:
-        line = scan(source, start_s, end_s)
+        lead = 0.5 / float(source.stream.average_rate or 25) if window else 0.0
+        line = scan(source, max(0.0, start_s - lead), end_s, may_end_sooner=window)
         decoder = Decoder(source, line, threads)
-        clip = _read_few(source, line, decoder, frames, min_frames) if line.timed else None
-        return clip or _read_thoroughly(source, line, decoder, frames, min_frames)
+        clip = _read_few(source, line, decoder, choice, min_frames) if line.timed else None
+        return clip or _read_thoroughly(source, line, decoder, choice, min_frames)
 
 
 def _check_request(path: str, frames: int, start_s: float, end_s: float | None) -> None:
@@ -75,18 +171,18 @@ def _check_request(path: str, frames: int, start_s: float, end_s: float | None) 
         raise VideoError(path, f"end before start: the span {start_s}-{end_s} s holds nothing")
 
 
-def _read_few(source: Source, line: Timeline, decoder: Decoder, frames: int, min_frames: int) -> Clip | None:
+def _read_few(source: Source, line: Timeline, decoder: Decoder, choice: Choice, min_frames: int) -> Clip | None:
     """Decode just the wanted frames; None if the decoder does not deliver one of them."""
     shown = line.shown
     _check_enough(source.path, len(shown), min_frames)
-    times = [shown[i] for i in pick(len(shown), frames)]
+    times = [shown[i] for i in _chosen(source, line, shown, choice)]
     canvas = _Canvas(source, times)
     for time, frame in decoder.at(times):
         canvas.paint(time, frame)
     return canvas.clip(line, shown[0], shown[-1]) if canvas.complete else None
 
 
-def _read_thoroughly(source: Source, line: Timeline, decoder: Decoder, frames: int, min_frames: int) -> Clip:
+def _read_thoroughly(source: Source, line: Timeline, decoder: Decoder, choice: Choice, min_frames: int) -> Clip:
     """Decode everything, twice: to know which frames there really are, then to convert the wanted ones.
 
     For videos whose packets do not tell: timestamps that lack, repeat or come out of order, and frames that
@@ -96,10 +192,17 @@ def _read_thoroughly(source: Source, line: Timeline, decoder: Decoder, frames: i
     check_delivered(source, line, times)
     inside = [number for number, time in enumerate(times) if line.span.holds(time)]
     _check_enough(source.path, len(inside), min_frames)
-    canvas = _Canvas(source, [inside[i] for i in pick(len(inside), frames)])
+    canvas = _Canvas(source, [inside[i] for i in _chosen(source, line, [times[i] for i in inside], choice)])
     for number, (_, frame) in enumerate(decoder.everything()):
         canvas.paint(number, frame)
     return canvas.clip(line, times[inside[0]], times[inside[-1]])
+
+
+def _chosen(source: Source, line: Timeline, shown: Sequence[int], choice: Choice) -> NDArray[np.int64]:
+    """Numbers of the wanted ones of the frames shown at these ticks."""
+    seconds = (np.array(shown, np.float64) - line.span.origin) * float(source.time_base)
+    between = float(np.median(np.diff(seconds))) if len(seconds) > 1 else 0.0
+    return choice(seconds, float(source.stream.average_rate or 0) or 1 / (between or 1.0))
 
 
 class _Canvas:
@@ -177,18 +280,18 @@ def check_delivered(source: Source, line: Timeline, shown: Sequence[int]) -> Non
 
 
 def _read_webp(
-    path: str, film: Animation, frames: int, start_s: float, end_s: float | None, min_frames: int
+    path: str, film: Animation, choice: Choice, start_s: float, end_s: float | None, min_frames: int
 ) -> Clip:
     starts, stop = film.starts_s, film.duration_s if end_s is None else end_s
     check_inside(path, start_s, end_s, float(starts[-1]), film.duration_s)
     shown = np.flatnonzero((starts > start_s - ROUNDING_S) & (starts < stop - ROUNDING_S))
     _check_enough(path, len(shown), min_frames)
-    picks = shown[pick(len(shown), frames)]
+    picks = shown[choice(starts[shown], len(starts) / film.duration_s)]
     unique, slots = np.unique(picks, return_inverse=True)
     images = np.stack([film.frame(int(i)) for i in unique])[slots]
     return Clip(
         frames=np.moveaxis(images, -1, 1),
-        fps=_rate(frames, float(starts[shown[-1]] - starts[shown[0]])),
+        fps=_rate(len(picks), float(starts[shown[-1]] - starts[shown[0]])),
         start_s=start_s,
         end_s=stop,
         source=path,

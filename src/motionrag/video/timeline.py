@@ -120,8 +120,16 @@ class Timeline:
             self.packets = []
 
 
-def scan(source: Source, start_s: float = 0.0, end_s: float | None = None) -> Timeline:
+def scan(
+    source: Source, start_s: float = 0.0, end_s: float | None = None, *, may_end_sooner: bool = False
+) -> Timeline:
     """Read the packets of a stretch, from `start_s` seconds after the first frame up to `end_s`.
+
+    Args:
+        source: The video.
+        start_s: First second.
+        end_s: Where the stretch ends; None is the end of the video.
+        may_end_sooner: Whether a video that ends before the stretch does is one.
 
     Raises:
         VideoError: If the video holds no frames, is cut short, or the stretch lies outside.
@@ -132,7 +140,7 @@ def scan(source: Source, start_s: float = 0.0, end_s: float | None = None) -> Ti
     for packet in stream:
         line.add(packet, vp8 and _is_invisible(packet))
     _check_complete(source, line)
-    _check_inside(source, line)
+    _check_inside(source, line, None if may_end_sooner else end_s)
     return line
 
 
@@ -225,11 +233,11 @@ def _shortfall(source: Source, line: Timeline) -> str:
     return source.cut_short or f"the last of {len(line.times):,} frames is incomplete"
 
 
-def _check_inside(source: Source, line: Timeline) -> None:
+def _check_inside(source: Source, line: Timeline, end_s: float | None) -> None:
     span, tick = line.span, float(source.time_base)
     if line.timed or line.guessed:
         last = (line.last - span.origin) * tick
-        check_inside(source.path, span.start_s, span.end_s, last, last + line.last_duration * tick)
+        check_inside(source.path, span.start_s, end_s, last, last + line.last_duration * tick)
 
 
 def check_inside(path: str, start_s: float, end_s: float | None, last_s: float, duration_s: float) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from motionrag.types import BaseSpec, Rules, Sampling
+from motionrag.types import BaseSpec, Rules, Sampling, View
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -70,6 +70,7 @@ SPEC = BaseSpec(
     sampling=_sampling,
     arguments=_arguments,
     rules=_rules,
+    view=View(frames=16, fps=8.0, height=576, width=1024),
     thrifty={"decode_chunk_size": 1},
     parameters={
         "unet": 1_438_854_980,
