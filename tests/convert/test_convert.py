@@ -46,6 +46,39 @@ def test_every_key_is_accounted_for(base):
         assert torch.equal(state[name], published(FILES / report.file)[report.key])
 
 
+def without_queries(base, tmp_path):
+    content = torch.load(adapter_file(base), weights_only=True)
+    content["state_dict"] = {key: value for key, value in content["state_dict"].items() if ".to_q_" not in key}
+    torch.save(content, tmp_path / "Motion-Adapter.ckpt")
+    return tmp_path / "Motion-Adapter.ckpt"
+
+
+def test_dynamicrafters_released_adapters_get_random_queries(tmp_path, capsys):
+    """Theirs hold `to_k_a` and `to_v_a` alone."""
+    paths = [PROJ, TRANSFORMER, without_queries("dynamicrafter", tmp_path)]
+    bundle, reports = convert(paths, head_dim=8)
+    full, _ = convert([PROJ, TRANSFORMER, adapter_file("dynamicrafter")], head_dim=8)
+    assert bundle.config == full.config
+    state, expected = bundle.state_dict(), full.state_dict()
+    queries = {name for name in state if name.endswith(".to_q.weight") and name.startswith("adapter.")}
+    assert all(torch.equal(state[name], expected[name]) for name in set(state) - queries)
+    assert {report.name for report in reports if report.action == "derived"} == queries
+    for name in queries:
+        assert 0.4 < state[name].abs().max() * len(state[name]) ** 0.5 <= 1
+    again, other = (convert(paths, head_dim=8, seed=seed)[0].state_dict() for seed in (0, 1))
+    assert all(
+        torch.equal(state[name], again[name]) and not torch.equal(state[name], other[name]) for name in queries
+    )
+    assert main(["convert", *map(str, paths), "--head-dim", "8", "--out", str(tmp_path / "bundle")]) == 0
+    assert "which were never trained: they are random, drawn with seed 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("base", ["cogvideox", "svd"])
+def test_adapters_of_other_bases_need_their_queries(base, tmp_path):
+    with pytest.raises(MotionRAGError, match="no query projections of the adapter: add a complete"):
+        convert([PROJ, TRANSFORMER, without_queries(base, tmp_path)], head_dim=8)
+
+
 @pytest.mark.parametrize(
     ("base", "site", "key"),
     [

@@ -46,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Convert, write the bundle, print the account."""
-    from motionrag.convert.published import convert
+    from motionrag.convert.published import UNTRAINED_QUERIES, convert
 
     if arguments.out.is_file():
         raise MotionRAGError(f"{arguments.out}: is a file, --out wants a folder")
@@ -65,6 +65,13 @@ def run(arguments: argparse.Namespace) -> None:
     if made != taken:
         print(
             f"warning: the adapter takes tokens {taken} wide, the context transformer makes {made}",
+            file=sys.stderr,
+        )
+    drawn = sum(report.key == UNTRAINED_QUERIES for report in reports)
+    if drawn:
+        print(
+            f"warning: the adapter was released without the query projections of its {drawn} sites, which were "
+            f"never trained: they are random, drawn with seed {arguments.seed}",
             file=sys.stderr,
         )
     if arguments.json:

@@ -37,6 +37,8 @@ _SITES = {
     "svd": r"unet\.(.+\.attn2)\.processor\.(to_[qkv])_ip\.0\.weight",
     "dynamicrafter": r"model\.diffusion_model\.(.+\.attn2)\.(to_[qkv])_a\.weight",
 }
+WITHOUT_QUERIES = {"dynamicrafter"}
+"""Bases whose released adapters hold no query projections: they were neither trained nor saved."""
 _RECOMPUTED = {
     r"(?:condition_transformer\.)?(?:vision_model|condition_model)\.|action_embedder\.": (
         "a frozen encoder's weight; it loads from its own repository"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from motionrag import checkpoint
-from motionrag.convert.keys import Target, target_of
+from motionrag.convert.keys import WITHOUT_QUERIES, Target, target_of
 from motionrag.convert.reader import read_checkpoint
 from motionrag.errors import MotionRAGError
 from motionrag.models.adapter import AdapterConfig
@@ -58,6 +58,10 @@ class _File:
         return 2 * context + bool(self.bases)
 
 
+UNTRAINED_QUERIES = "to_q_a"
+"""Key by which reports name query projections that no file holds."""
+
+
 def convert(
     paths: Sequence[Path],
     *,
@@ -73,7 +77,7 @@ def convert(
         base: The base model they must be of; None takes what the adapter's keys say.
         head_dim: Width of an attention head in the resamplers (64 in all published files).
         context_head_dim: The same in the context transformer; None takes `head_dim` (published: 64 too).
-        seed: Seed of the start token if no file holds one.
+        seed: Seed of what no file holds: the start token, and DynamiCrafter's query projections.
 
     Returns:
         The bundle, in float32, and a report on every key of every file.
@@ -87,6 +91,8 @@ def convert(
     files = sorted((_read(Path(path)) for path in paths), key=lambda file: file.stage)
     base = _one_base(files, base)
     state, reports = _merge(files)
+    if base in WITHOUT_QUERIES:
+        reports += _draw_queries(state, seed)
     config = _config(state, base, head_dim, context_head_dim or head_dim)
     if START not in state:
         state[START] = _start_token(config.context, seed)
@@ -97,6 +103,19 @@ def convert(
         bundle = MotionBundle(config)
     checkpoint.load_strict(bundle, state, where=", ".join(file.path.name for file in files))
     return bundle, reports
+
+
+def _draw_queries(state: dict[str, Tensor], seed: int) -> list[KeyReport]:
+    """Query projections for the sites that have none, as torch initialises them: U(-1/sqrt(D), 1/sqrt(D))."""
+    generator, reports = torch.Generator().manual_seed(seed), list[KeyReport]()
+    for key in sorted(name for name in state if re.fullmatch(r"adapter\..+\.to_k\.weight", name)):
+        name = key.replace(".to_k.", ".to_q.")
+        if name not in state:
+            width = len(state[key])
+            state[name] = (2 * torch.rand(width, width, generator=generator) - 1) / width**0.5
+            note = f"released without, since it was never trained; random, with seed {seed}"
+            reports.append(KeyReport("", UNTRAINED_QUERIES, "derived", name, (width, width), note))
+    return reports
 
 
 def _read(path: Path) -> _File:
@@ -162,6 +181,10 @@ def _config(state: Mapping[str, Tensor], base: str, head_dim: int, context_head_
         for name, tensor in state.items()
         if re.fullmatch(r"adapter\..+\.to_q\.weight", name)
     }
+    if not sites:
+        raise MotionRAGError(
+            "the files hold no query projections of the adapter: add a complete Motion-Adapter.ckpt"
+        )
     keys = [name for name in state if re.fullmatch(r"adapter\..+\.to_k\.weight", name)]
     motion_dim = _needed(state, keys[0] if keys else "adapter's to_k", 2, "Motion-Adapter.ckpt").shape[1]
     return BundleConfig(
