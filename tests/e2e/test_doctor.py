@@ -14,7 +14,7 @@ from motionrag.pipeline import machine
 from motionrag.pipeline.machine import Device
 from motionrag.registry import base_spec
 
-SVD = "stabilityai/stable-video-diffusion-img2vid-xt"
+SVD = "stabilityai/stable-video-diffusion-img2vid"
 
 
 @pytest.fixture

@@ -12,12 +12,16 @@ if TYPE_CHECKING:
 
 
 def _sampling(pipe: Any) -> Sampling:
-    """Frames of 16:9 with as many pixels as the UNet's square has: 576x1024 as published; at most 16 of them."""
+    """Frames of 16:9 with as many pixels as the UNet's square has: 576x1024 as published.
+
+    At most 16 of them: so many were published, of a UNet that was trained with 14; the one called xt has 25.
+    """
+    trained = pipe.unet.config.num_frames
     edge = pipe.unet.config.sample_size * pipe.vae_scale_factor
     return Sampling(
         height=8 * round(edge * 3 / 4 / 8),
         width=8 * round(edge * 4 / 3 / 8),
-        frames=min(16, pipe.unet.config.num_frames),
+        frames=16 if trained >= 14 else trained,
         fps=7.0,
         steps=25,
         guidance=3.0,
@@ -47,7 +51,7 @@ def _arguments(pipe: Any, images: Sequence[Image], prompts: Sequence[str], sampl
 
 SPEC = BaseSpec(
     name="svd",
-    repository="stabilityai/stable-video-diffusion-img2vid-xt",
+    repository="stabilityai/stable-video-diffusion-img2vid",
     license="stable-video-diffusion-community",
     pipeline="StableVideoDiffusionPipeline",
     denoiser="unet",
