@@ -148,6 +148,8 @@ class Sampling:
     """How far guidance is brought back to the spread of what it guides, in [0, 1]; None where it cannot be set."""
     timestep_spacing: str | None = None
     """Where the steps lie in the schedule, counted from its end ("trailing") or its start ("leading"); likewise."""
+    scheduler: str | None = None
+    """Class of diffusers that samples in place of the model's own scheduler, with its settings; None is its own."""
 
     def __post_init__(self) -> None:
         for name in ("height", "width", "frames", "steps"):

@@ -67,7 +67,7 @@ def test_bad_lines_are_told_and_the_rest_is_made_once(batch, image, home, tmp_pa
     assert len(told) == 7
     assert settings(tmp_path, "0006.json")["sampling"] == {
         **{"width": 24, "height": 16, "frames": 2, "fps": 5.0, "guidance": 2.0, "steps": 2},
-        **{"negative_prompt": "", "guidance_rescale": None, "timestep_spacing": None},
+        **{"negative_prompt": "", "guidance_rescale": None, "timestep_spacing": None, "scheduler": None},
     }
     kept = settings(tmp_path, "a/b.seed5.json")
     assert [kept[name] for name in ("seed", "scale", "asked")] == [5, 0.5, 1]

@@ -161,7 +161,8 @@ def test_size_frames_and_rate(new, run, tmp_path):
     assert (found.width, found.height, found.frames, round(found.fps, 6)) == (48, 32, 17, 12.5)
     sampling = json.loads((tmp_path / "clip.json").read_text())["sampling"]
     wanted = {"width": 48, "height": 32, "frames": 17, "fps": 12.5, "guidance": 2.5, "negative_prompt": "blur"}
-    assert sampling == {**wanted, "steps": 2, "guidance_rescale": None, "timestep_spacing": None}
+    wanted |= {"steps": 2, "guidance_rescale": None, "timestep_spacing": None, "scheduler": "CogVideoXDPMScheduler"}
+    assert sampling == wanted
     assert run("--settings", tmp_path / "clip.json", "--out", tmp_path / "again.mp4")[0] == 0
     assert (tmp_path / "again.mp4").read_bytes() == (tmp_path / "clip.mp4").read_bytes()
     assert new(tmp_path / "other.mp4", *options[:-1])[0] == 0
@@ -181,6 +182,23 @@ def test_the_steps_of_a_base_that_lets_them_be_set(new, run, tmp_path):
     assert (tmp_path / "clip.webp").read_bytes() != (tmp_path / "own.webp").read_bytes()
     assert run("--settings", tmp_path / "clip.json", "--out", tmp_path / "again.webp")[0] == 0
     assert (tmp_path / "again.webp").read_bytes() == (tmp_path / "clip.webp").read_bytes()
+
+
+def test_another_scheduler(new, run, tmp_path):
+    """By its class of diffusers: the published one is CogVideoX's default, and settings keep which it was."""
+    for name, options in (("own", []), ("ddim", ["--scheduler=CogVideoXDDIMScheduler"])):
+        code, _, err = new(tmp_path / f"{name}.webp", "--steps=3", *options, base="cogvideox")
+        assert code == 0, err
+    kept = [json.loads((tmp_path / f"{name}.json").read_text())["sampling"]["scheduler"] for name in ("own", "ddim")]
+    assert kept == ["CogVideoXDPMScheduler", "CogVideoXDDIMScheduler"]
+    assert (tmp_path / "own.webp").read_bytes() != (tmp_path / "ddim.webp").read_bytes()
+    for name in ("own", "ddim"):
+        assert run("--settings", tmp_path / f"{name}.json", "--out", tmp_path / "again.webp")[0] == 0
+        assert (tmp_path / "again.webp").read_bytes() == (tmp_path / f"{name}.webp").read_bytes()
+        (tmp_path / "again.webp").unlink()
+    code, _, err = new(tmp_path / "x.webp", "--scheduler=CogVideoXDMPScheduler", base="cogvideox")
+    assert code != 0
+    assert "scheduler 'CogVideoXDMPScheduler' does not fit CogVideoXImageToVideoPipeline; did you mean" in err
 
 
 def test_several_seeds(new, run, tmp_path):

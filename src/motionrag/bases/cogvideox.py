@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def _sampling(pipe: Any) -> Sampling:
-    """The model's own size; 17 frames as published, or fewer where it makes fewer."""
+    """The model's own size; 17 frames by the scheduler of the published runs, or fewer where it makes fewer."""
     config = pipe.transformer.config
     return Sampling(
         height=config.sample_height * pipe.vae_scale_factor_spatial,
@@ -22,6 +22,7 @@ def _sampling(pipe: Any) -> Sampling:
         fps=8.0,
         steps=25,
         guidance=3.0,
+        scheduler="CogVideoXDPMScheduler",
     )
 
 
@@ -76,7 +77,7 @@ TINY = replace(
     repository="",
     license="MIT",
     loader="motionrag.bases.tiny:load",
-    sampling=lambda pipe: replace(_sampling(pipe), steps=12, guidance=2.0),
+    sampling=lambda pipe: replace(_sampling(pipe), steps=12, guidance=2.0, scheduler=None),
     rules=lambda pipe: _rules(pipe) if pipe is not None else Rules(multiple=16, negative_prompt=True),
     view=WHOLE,
     parameters={},

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from motionrag.pipeline.stages import Report
 
 _CHANGES = (
-    *("references", "scale", "steps", "guidance", "guidance_rescale", "timestep_spacing"),
+    *("references", "scale", "steps", "guidance", "guidance_rescale", "timestep_spacing", "scheduler"),
     *("frames", "size", "fps", "negative_prompt"),
 )
 _NEW_CLIPS_ONLY = ("prompt", "reference_video", "seed", *_CHANGES, "dtype")
@@ -90,6 +90,7 @@ def _add_sampling(parser: argparse.ArgumentParser) -> None:
         "--guidance-rescale", type=float, metavar="R", help="how far it is brought back, 0 to 1 (DynamiCrafter)"
     )
     group.add_argument("--timestep-spacing", metavar="S", help="of the steps: trailing or leading (DynamiCrafter)")
+    group.add_argument("--scheduler", metavar="CLASS", help="of diffusers, such as CogVideoXDDIMScheduler")
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -52,6 +52,8 @@ class Job:
     """How far guidance is brought back, in [0, 1]."""
     timestep_spacing: str | None = None
     """Where the denoising steps lie: "trailing" or "leading"."""
+    scheduler: str | None = None
+    """Class of diffusers that samples."""
 
     @property
     def seeds(self) -> list[int]:
@@ -75,6 +77,7 @@ class Job:
             "negative_prompt": self.negative_prompt,
             "guidance_rescale": None if self.guidance_rescale is None else float(self.guidance_rescale),
             "timestep_spacing": self.timestep_spacing,
+            "scheduler": self.scheduler,
         }
         return {name: value for name, value in given.items() if value is not None}
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from motionrag.bases.loading import load_base, quietly
+from motionrag.bases.schedulers import check_scheduler
 from motionrag.encoders.source import checked_device
 from motionrag.errors import MotionRAGError, did_you_mean
 from motionrag.models.bundle import MotionBundle
@@ -153,7 +154,7 @@ class MotionRAG(Stages):
             scale: Strength of the motion, as for `AttachedAdapter.condition`.
             report: Called after each denoising step.
             changes: To `MotionRAG.sampling`, field by field: height, width, frames, fps, steps, guidance,
-                negative_prompt, guidance_rescale, timestep_spacing.
+                negative_prompt, guidance_rescale, timestep_spacing, scheduler.
 
         Raises:
             MotionRAGError: If an argument is impossible, or a reference video cannot be read.
@@ -265,6 +266,7 @@ class MotionRAG(Stages):
                 raise MotionRAGError(f"{name!r} is no part of a base's sampling{did_you_mean(name, known)}")
         sampling = replace(self.sampling, **changes)
         self.spec.rules(self.pipe).check(self.spec.name, asdict(sampling))
+        check_scheduler(self.pipe, sampling.scheduler)
         return sampling
 
     def _make(

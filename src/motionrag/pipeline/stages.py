@@ -15,6 +15,7 @@ from torch import Tensor
 
 from motionrag.bases.attachment import attach
 from motionrag.bases.loading import quietly
+from motionrag.bases.schedulers import scheduled
 from motionrag.errors import MotionRAGError
 from motionrag.models.bundle import MotionBundle
 from motionrag.models.fusion import fuse
@@ -201,7 +202,8 @@ class Stages:
         self._place_encoders(torch.device("cpu"))
         conditioned = nullcontext() if motion is None else self._attached.condition(motion, self.null, scale)
         work = f"making {sampling.frames} frames of {sampling.width}x{sampling.height}"
-        with quietly(), told_plainly(work, self.memory, compiled=self.compiled), conditioned:
+        swapped = scheduled(self.pipe, sampling.scheduler)
+        with quietly(), told_plainly(work, self.memory, compiled=self.compiled), swapped, conditioned:
             frames: Tensor = self.pipe(**arguments, output_type="pt").frames
         if not torch.isfinite(frames).all():
             raise MotionRAGError(f"the base made values that are not finite in {self.dtype}: try float32")
