@@ -50,7 +50,7 @@ class View:
     height: int | None = None
     """Of the frame that pictures are scaled to cover and cropped to; None is the whole picture."""
     width: int | None = None
-    """Likewise."""
+    """Of the same frame."""
 
     def __post_init__(self) -> None:
         for one, other in (("frames", "fps"), ("height", "width")):

@@ -1,13 +1,16 @@
 """A bundle that sees windows and frames of clips: its databases are of the same, and others are refused."""
 
+from argparse import Namespace
 from dataclasses import replace
 
 import pytest
 
 from motionrag import MotionRAG
 from motionrag.cli import main
+from motionrag.cli.search import _query
 from motionrag.encoders import load_motion_encoder
 from motionrag.models.bundle import MotionBundle
+from motionrag.retrieval.search import Retriever
 from motionrag.retrieval.store import MotionDatabase
 from motionrag.types import WHOLE, View
 from motionrag.video import read_view
@@ -44,6 +47,14 @@ def test_a_database_keeps_the_view_of_its_bundle(database, home):
     table = opened.take(opened.nearest("motion_vector", expected.numpy(), 1), ["id", "motion_vector"])
     assert table.column("id").to_pylist() == [row["id"]]
     assert table.column("motion_vector").to_pylist()[0] == pytest.approx(expected.tolist(), abs=2e-3)
+
+
+def test_a_clip_as_the_query_is_seen_so_too(database):
+    opened = MotionDatabase.open(database)
+    row = opened.rows(["video", "motion_vector"], limit=1)[0]
+    retriever = Retriever.open(database, motion=True)
+    query = _query(retriever, Namespace(clip=row["video"], image=None))
+    assert query.motion.tolist() == pytest.approx(row["motion_vector"], abs=2e-3)
 
 
 def test_a_database_of_another_view_is_refused_with_the_remedy(home, bundle, capsys):

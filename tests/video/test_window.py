@@ -5,7 +5,7 @@ import pytest
 
 from motionrag.errors import MotionRAGError
 from motionrag.types import WHOLE, View
-from motionrag.video import VideoError, read_clip, read_view, read_window
+from motionrag.video import VideoError, read_clip, read_view
 from tests.video.make import encode, moving
 from tests.video.test_read import plain
 
@@ -27,14 +27,15 @@ def nearest(start, end, frames):
     ("start", "frames", "fps"), [(0.0, 16, 8), (0.5, 16, 8), (0.35, 8, 10), (1.02, 8, 8), (0.98, 5, 8), (0, 3, 50)]
 )
 def test_frames_are_those_nearest_to_evenly_spaced_times(video, start, frames, fps):
-    clip = read_window(video, frames=frames, fps=fps, start_s=start)
+    clip = read_view(video, View(frames=frames, fps=fps), frames=1, start_s=start)
     assert np.array_equal(clip.frames, plain(video)[nearest(start, start + frames / fps, frames)])
     assert (clip.start_s, clip.fps) == (start, fps)
 
 
 @pytest.mark.parametrize(("start", "end"), [(2.0, None), (1.0, 1.6)])
 def test_the_end_of_the_video_or_the_stretch_ends_the_window(video, start, end):
-    clip = read_window(video, frames=16, fps=8, start_s=start, end_s=end)
+    clip = read_view(video, View(frames=16, fps=8.0), frames=1, start_s=start, end_s=end)
+    assert clip.end_s == pytest.approx(end or 3.0)
     assert np.array_equal(clip.frames, plain(video)[nearest(start, end or 3.0, 16)])
 
 
@@ -45,11 +46,11 @@ def test_a_view_of_whole_clips_reads_as_ever(video):
     assert np.array_equal(windowed.frames, plain(video)[nearest(0.5, 0.5 + 9 / 8, 9)])
 
 
-def test_windows_that_are_none(video):
-    with pytest.raises(VideoError, match=r"fps=0 is no rate of a window"):
-        read_window(video, frames=16, fps=0)
+def test_stretches_that_lie_outside_are_refused_as_ever(video):
     with pytest.raises(VideoError, match=r"lies outside the video"):
-        read_window(video, frames=16, fps=8, start_s=9)
+        read_view(video, View(frames=16, fps=8.0), frames=1, start_s=9)
+    with pytest.raises(VideoError, match=r"reaches past the end of the video"):
+        read_view(video, View(frames=32, fps=8.0), frames=1, start_s=1, end_s=4.5)
 
 
 @pytest.mark.parametrize(

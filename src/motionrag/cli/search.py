@@ -121,14 +121,18 @@ def _retriever(arguments: argparse.Namespace) -> Retriever:
 
 
 def _query(retriever: Retriever, arguments: argparse.Namespace) -> Query:
-    from motionrag.video import content_hash, read_clip, read_image
+    from motionrag.video import content_hash, read_image, read_view
 
     image = read_image(arguments.image) if arguments.image is not None else None
     if arguments.clip is None:
         return retriever.query(arguments.prompt, image=image)
     from dataclasses import replace
 
-    query = retriever.query(clip=read_clip(arguments.clip), image=image)
+    from motionrag.retrieval.ingest import FRAMES
+
+    frames = max(FRAMES, retriever.motion.preparation.frames) if retriever.motion else FRAMES  # as in an ingest
+    clip = read_view(arguments.clip, retriever.database.settings.view, frames=frames)
+    query = retriever.query(clip=clip, image=image)
     return replace(query, own_hash=content_hash(arguments.clip))
 
 

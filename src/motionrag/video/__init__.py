@@ -6,7 +6,7 @@ from motionrag.video.files import content_hash
 from motionrag.video.image import read_image, to_rgb
 from motionrag.video.prepare import Preparation
 from motionrag.video.probe import VideoInfo, probe
-from motionrag.video.read import pick, read_clip, read_view, read_window
+from motionrag.video.read import pick, read_clip, read_view
 from motionrag.video.sheet import Strip, sheet
 from motionrag.video.signature import DUPLICATE_COSINE, signature
 from motionrag.video.write import write_video
@@ -23,7 +23,6 @@ __all__ = [
     "read_clip",
     "read_image",
     "read_view",
-    "read_window",
     "scene_cuts",
     "sheet",
     "signature",

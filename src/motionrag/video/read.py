@@ -72,6 +72,9 @@ def read_view(
 ) -> Clip:
     """Read what a view takes of a stretch: a window at its start, or `frames` frames of the whole.
 
+    A window's frames are, as in the published code, those shown nearest to evenly spaced times, from `start_s` to
+    one frame of the video before the window's end. A video, or a stretch, that ends sooner ends the window.
+
     Args:
         path: The video.
         view: Which frames; its frame of the picture is `Preparation`'s.
@@ -85,54 +88,22 @@ def read_view(
     """
     if view.frames is None or view.fps is None:
         return read_clip(path, frames=frames, start_s=start_s, end_s=end_s, threads=threads)
-    return read_window(path, frames=view.frames, fps=view.fps, start_s=start_s, end_s=end_s, threads=threads)
-
-
-def read_window(
-    path: str | os.PathLike[str],
-    *,
-    frames: int,
-    fps: float,
-    start_s: float = 0.0,
-    end_s: float | None = None,
-    threads: int = 0,
-) -> Clip:
-    """Read the frames of a window of `frames` / `fps` seconds, as the published code does.
-
-    They are those shown nearest to evenly spaced times, from `start_s` to one frame of the video before the window's
-    end. A video, or a stretch of it, that ends sooner ends the window.
-
-    Args:
-        path: The video.
-        frames: T, frames wanted; a slow or short video repeats some.
-        fps: Frames a second of the window.
-        start_s: First second, counted from the first frame.
-        end_s: Where the stretch ends, if before the window does.
-        threads: As in `read_clip`.
-
-    Returns:
-        u8 [T, 3, H, W].
-
-    Raises:
-        VideoError: As `read_clip`.
-    """
-    path = os.fspath(path)
-    seconds = frames / fps if fps > 0 else 0.0
-    if not (isfinite(seconds) and seconds > 0):
-        raise VideoError(path, f"fps={fps} is no rate of a window; it must be above 0")
-    _check_request(path, frames, start_s, end_s)
-    stop = start_s + seconds if end_s is None else min(end_s, start_s + seconds)
+    path, count = os.fspath(path), view.frames
+    _check_request(path, count, start_s, end_s)
+    stop = start_s + count / view.fps
+    if end_s is not None:
+        stop = min(stop, end_s)
 
     def nearest(shown: NDArray[np.float64], rate: float) -> NDArray[np.int64]:
         end = min(stop, float(shown[-1]) + 1 / rate)
-        wanted = np.linspace(start_s, max(start_s, end - 1 / rate), frames)
+        wanted = np.linspace(start_s, max(start_s, end - 1 / rate), count)
         after = np.searchsorted(shown, wanted).clip(1, max(len(shown) - 1, 1))
         before = after - 1
         after = after.clip(max=len(shown) - 1)
         return np.where(wanted - shown[before] <= shown[after] - wanted, before, after)
 
-    clip = _read(path, start_s, stop, nearest, 2, threads, window=True)
-    return replace(clip, start_s=start_s, fps=fps)
+    clip = _read(path, start_s, stop, nearest, 2, threads, lead=0.5, may_end_sooner=end_s is None)
+    return replace(clip, start_s=start_s, fps=view.fps)
 
 
 Choice: TypeAlias = Callable[[NDArray[np.float64], float], NDArray[np.int64]]
@@ -147,16 +118,18 @@ def _read(
     min_frames: int,
     threads: int,
     *,
-    window: bool = False,
+    lead: float = 0.0,
+    may_end_sooner: bool = False,
 ) -> Clip:
-    """Read what `choice` takes of a stretch; a window takes half a frame before it, and may reach past the end."""
+    """Read what `choice` takes of a stretch, and of `lead` frames before it."""
     if is_webp(path):
         with animation(path) as film:
-            stop = min(end_s, film.duration_s) if window and end_s is not None else end_s
-            return _read_webp(path, film, choice, start_s, stop, min_frames)
+            if may_end_sooner and end_s is not None:
+                end_s = min(end_s, film.duration_s)
+            return _read_webp(path, film, choice, start_s, end_s, min_frames)
     with opened(path) as source:
-        lead = 0.5 / float(source.stream.average_rate or 25) if window else 0.0
-        line = scan(source, max(0.0, start_s - lead), end_s, may_end_sooner=window)
+        lead_s = lead / float(source.stream.average_rate or 25)
+        line = scan(source, max(0.0, start_s - lead_s), end_s, may_end_sooner=may_end_sooner)
         decoder = Decoder(source, line, threads)
         clip = _read_few(source, line, decoder, choice, min_frames) if line.timed else None
         return clip or _read_thoroughly(source, line, decoder, choice, min_frames)

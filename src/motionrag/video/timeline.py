@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from math import ceil
 from typing import TypeAlias
@@ -129,7 +129,7 @@ def scan(
         source: The video.
         start_s: First second.
         end_s: Where the stretch ends; None is the end of the video.
-        may_end_sooner: Whether a video that ends before the stretch does is one.
+        may_end_sooner: Whether the end of the video may end the stretch.
 
     Raises:
         VideoError: If the video holds no frames, is cut short, or the stretch lies outside.
@@ -140,7 +140,10 @@ def scan(
     for packet in stream:
         line.add(packet, vp8 and _is_invisible(packet))
     _check_complete(source, line)
-    _check_inside(source, line, None if may_end_sooner else end_s)
+    ends = (line.last + line.last_duration - span.origin) * float(source.time_base)
+    if may_end_sooner and end_s is not None and ends < end_s:
+        line.span = replace(span, end_s=None)
+    _check_inside(source, line)
     return line
 
 
@@ -233,11 +236,11 @@ def _shortfall(source: Source, line: Timeline) -> str:
     return source.cut_short or f"the last of {len(line.times):,} frames is incomplete"
 
 
-def _check_inside(source: Source, line: Timeline, end_s: float | None) -> None:
+def _check_inside(source: Source, line: Timeline) -> None:
     span, tick = line.span, float(source.time_base)
     if line.timed or line.guessed:
         last = (line.last - span.origin) * tick
-        check_inside(source.path, span.start_s, end_s, last, last + line.last_duration * tick)
+        check_inside(source.path, span.start_s, span.end_s, last, last + line.last_duration * tick)
 
 
 def check_inside(path: str, start_s: float, end_s: float | None, last_s: float, duration_s: float) -> None:
